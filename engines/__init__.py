@@ -1,0 +1,1 @@
+"""Speech and a portrait in, frames out: synchronous, NumPy at the border, no HTTP."""

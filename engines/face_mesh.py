@@ -1,0 +1,126 @@
+"""What is known about faces in general: the dense mesh, and the 21 keypoints that move it.
+
+The dense mesh is the 478-point face mesh (MediaPipe's topology, irises included). A person's mesh at
+rest, frontal, in units of the outer eye-corner distance and with its origin at the neck-side pivot, is
+the *canonical mesh* V_c. Expression moves it by ``mixing @ exp`` with `exp` (21, 3): one learned
+matrix for all three axes, so it commutes with rotation. A picture then shows
+``V = scale * ((V_c + mixing @ exp_head) R) + t``, in units of half a crop width from the crop's centre.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import as_file, files
+
+import numpy as np
+
+from engines.motion import Normalisation
+from engines.types import FRAME_SIZE, FloatArray, WeightsError
+
+LEFT_EYE_CORNER, RIGHT_EYE_CORNER = 33, 263  # outer corners; their distance is the unit of length
+# Points that hardly move with speech; head motion is fitted on them alone.
+STABLE = np.array(
+    [33, 133, 362, 263, 168, 6, 197, 195, 5, 4, 1, 10, 151, 9, 8, 234, 454, 127, 356, 21, 251, 54, 284]
+    + [103, 332, 67, 297, 109, 338]
+)
+# Where the mean of the stable points lies in the head's frame: the pivot is .25 below and .75 behind it.
+STABLE_CENTRE = np.array([0.0, -0.25, -0.75], np.float32)
+
+
+@dataclass(frozen=True, slots=True)
+class Pose:
+    """Similarity from the canonical frame to a picture: ``V = scale * (V_c matrix) + translation``.
+
+    `scale` in half crop widths per eye distance, `matrix` f32 (3, 3) for row vectors,
+    `translation` f32 (3,).
+    """
+
+    scale: float
+    matrix: FloatArray
+    translation: FloatArray
+
+    def remove(self, points: FloatArray) -> FloatArray:
+        """Picture -> canonical frame, (..., 3)."""
+        return ((points - self.translation) / self.scale @ self.matrix.T).astype(np.float32)
+
+    def apply(self, points: FloatArray) -> FloatArray:
+        """Canonical frame -> picture, (..., 3)."""
+        return (self.scale * (points @ self.matrix) + self.translation).astype(np.float32)
+
+
+def to_unit(mesh: FloatArray) -> FloatArray:
+    """Crop pixels (..., 3) -> half crop widths from the centre; z only scaled."""
+    half = FRAME_SIZE / 2
+    return ((mesh - np.array([half, half, 0.0])) / half).astype(np.float32)
+
+
+def to_pixels(points: FloatArray) -> FloatArray:
+    """Inverse of `to_unit`."""
+    half = FRAME_SIZE / 2
+    return (points * half + np.array([half, half, 0.0])).astype(np.float32)
+
+
+def kabsch(reference: FloatArray, observed: FloatArray) -> FloatArray:
+    """Rotation (3, 3) for row vectors that best turns `reference` (n, 3) into `observed` (n, 3)."""
+    a = np.asarray(reference, np.float64)
+    b = np.asarray(observed, np.float64)
+    u, _, vt = np.linalg.svd((a - a.mean(0)).T @ (b - b.mean(0)))
+    flip = np.array([1.0, 1.0, np.sign(np.linalg.det(u @ vt))])
+    return ((u * flip) @ vt).astype(np.float32)
+
+
+@dataclass(frozen=True, slots=True)
+class FaceModel:
+    """Learned tables of the embedded profile, from ``weights/embedded/keypoints.npz``.
+
+    `mixing` (478, 21): keypoint offsets to dense offsets. `reading` (21, 478): weighted
+    pseudo-inverse, dense offsets to keypoint offsets. `placing` (21, 478): rows sum to one, canonical
+    mesh to canonical keypoints. `template` (478, 3): mean canonical mesh. `mouth` (21,) bool: keypoints
+    whose main effect is on lips and jaw. `normalisation`: see `Normalisation`.
+    """
+
+    mixing: FloatArray
+    reading: FloatArray
+    placing: FloatArray
+    template: FloatArray
+    mouth: np.ndarray
+    normalisation: Normalisation
+
+    def pose(self, points: FloatArray) -> Pose:
+        """Pose of a mesh (478, 3) given in half crop widths.
+
+        The unit of length is this mesh's own outer eye-corner distance; the rotation is fitted to
+        the template on the stable points.
+        """
+        scale = float(np.linalg.norm(points[LEFT_EYE_CORNER] - points[RIGHT_EYE_CORNER]))
+        matrix = kabsch(self.template[STABLE], points[STABLE])
+        translation = points[STABLE].mean(0) - scale * (STABLE_CENTRE @ matrix)
+        return Pose(scale, matrix, translation.astype(np.float32))
+
+    def canonical_keypoints(self, canonical_mesh: FloatArray) -> FloatArray:
+        """Canonical mesh (478, 3) -> canonical keypoints x_c (21, 3)."""
+        return self.placing @ canonical_mesh
+
+    def expression(self, offsets: FloatArray) -> FloatArray:
+        """Dense offsets from rest (..., 478, 3) -> exp (..., 21, 3), same frame."""
+        return self.reading @ offsets
+
+    def offsets(self, expression: FloatArray) -> FloatArray:
+        """exp (..., 21, 3) -> dense offsets from rest (..., 478, 3), same frame."""
+        return self.mixing @ expression
+
+
+@cache
+def face_model() -> FaceModel:
+    """The shipped tables; raises WeightsError when the file is missing or not ours."""
+    resource = files("engines") / "weights" / "embedded" / "keypoints.npz"
+    try:
+        with as_file(resource) as path, np.load(path) as archive:
+            normalisation = Normalisation(
+                *(archive[name] for name in ("mean", "std", "canonical_mean", "canonical_std"))
+            )
+            tables = [archive[name] for name in ("mixing", "reading", "placing", "template", "mouth")]
+    except (OSError, KeyError, ValueError) as error:
+        raise WeightsError(f"The keypoint tables {resource} cannot be read ({error}); reinstall the package.") from error
+    return FaceModel(*tables, normalisation)
