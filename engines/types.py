@@ -83,6 +83,14 @@ class FeatureTick:
 
 
 @dataclass(frozen=True, slots=True)
+class MotionTick:
+    """Motion of one video frame, placed on a photo. `motion` f32 (70,), layout in `engines.motion`."""
+
+    tick: int
+    motion: FloatArray
+
+
+@dataclass(frozen=True, slots=True)
 class Portrait:
     """A photo that passed every check, cut to the square the renderer works in.
 

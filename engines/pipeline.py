@@ -1,0 +1,121 @@
+"""The pipeline both profiles share: sound in, motion out, frames out.
+
+A `Talker` holds engines and tables and no caller's state, so one serves every call of a process and may
+be used from several threads. A `Talk` is the state of one call and belongs to one thread at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from importlib.resources import as_file, files
+
+import numpy as np
+
+from engines import motion
+from engines.audio import SILENCE, MelStream
+from engines.face_mesh import FaceModel, face_model
+from engines.profile import Profile, profile
+from engines.renderer import Renderer, open_renderer
+from engines.runtime.base import Engine, open_engine
+from engines.sampler import Sampler, SamplerState
+from engines.types import KEYPOINTS, ByteArray, FloatArray, Identity, MelTick, MotionTick
+
+
+@dataclass(slots=True)
+class Talk:
+    """State of one call: the mel stream, features not yet outside the window, the sampler's past."""
+
+    identity: Identity
+    mel: MelStream
+    sampler: SamplerState
+    features: list[FloatArray] = field(default_factory=list)  # of ticks first_feature, first_feature + 1, ...
+    first_feature: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Talker:
+    """Engines of one profile, ready to run."""
+
+    profile: Profile
+    face: FaceModel
+    encoder: Engine
+    sampler: Sampler
+    renderer: Renderer
+
+    def begin(self, identity: Identity, seed: int = 0) -> Talk:
+        """Start a call with an enrolled face; the same seed and sound give the same frames."""
+        normalisation = self.face.normalisation
+        rest = motion.pack(
+            1.0, np.zeros(3, np.float32), np.zeros(3, np.float32), motion.expression(identity.source)
+        )
+        silence = self._encode([np.full(self.mel_shape, SILENCE, np.float32)])[0]
+        state = self.sampler.begin(
+            normalisation.canonical_token(identity.canonical), normalisation.normalise(rest), silence, seed
+        )
+        context = self.profile.window.committed
+        return Talk(identity, MelStream(self.profile.mel), state, [silence] * context, -context)
+
+    def listen(self, talk: Talk, pcm: FloatArray) -> list[MotionTick]:
+        """Add sound f32 (samples,) at 16 kHz; returns the motion of every frame that became due."""
+        return self._advance(talk, talk.mel.push(pcm), frames=None)
+
+    def finish(self, talk: Talk, frames: int) -> list[MotionTick]:
+        """End of a finite sound: the frames below `frames` that `listen` has not returned yet."""
+        return self._advance(talk, talk.mel.finish(frames), frames)
+
+    def render(self, identities: Sequence[Identity], motions: FloatArray, out: ByteArray | None = None) -> ByteArray:
+        """Motion (N, 70) placed on N photos -> u8 (N, 512, 512, 3) RGB."""
+        return self.renderer.render(identities, motions, out)
+
+    @property
+    def mel_shape(self) -> tuple[int, int]:
+        return (80, self.profile.mel.columns)
+
+    def _encode(self, windows: Sequence[FloatArray]) -> FloatArray:
+        return self.encoder.run(mel=np.stack(windows))["feature"]
+
+    def _advance(self, talk: Talk, mels: list[MelTick], frames: int | None) -> list[MotionTick]:
+        if mels:
+            talk.features.extend(self._encode([mel.window for mel in mels]))
+        if frames is not None and talk.features:
+            # The last hop of a finite sound may reach past its end; what follows is taken as unchanged.
+            missing = frames + self.profile.window.length - talk.first_feature - len(talk.features)
+            talk.features.extend([talk.features[-1]] * missing)
+        ready: list[MotionTick] = []
+        length = self.profile.window.length
+        while len(talk.features) >= length and (frames is None or talk.sampler.next_tick < frames):
+            first = talk.sampler.next_tick
+            new, (talk.sampler,) = self.sampler.advance([talk.sampler], np.stack(talk.features[:length])[None])
+            ready.extend(self._place(talk.identity, first, new[0]))
+            del talk.features[: self.profile.window.new]
+            talk.first_feature += self.profile.window.new
+        return ready if frames is None else [tick for tick in ready if tick.tick < frames]
+
+    def _place(self, identity: Identity, first: int, normalised: FloatArray) -> list[MotionTick]:
+        relative = self.face.normalisation.denormalise(normalised)
+        placed = motion.onto_photo(identity.source, relative, self.profile.limits)
+        return [MotionTick(first + row, placed[row]) for row in range(len(placed))]
+
+
+def open_talker(name: str = "embedded") -> Talker:
+    """Open every engine of the profile called `name`, each with one thread."""
+    chosen = profile(name)
+    face = face_model()
+    folder = files("engines") / "weights" / chosen.name
+    with as_file(folder / "audio_encoder.onnx") as path:
+        encoder = open_engine(path)
+    with as_file(folder / "window.onnx") as path:
+        window = open_engine(path)
+    sampler = Sampler(
+        window, chosen.window, _per_number(chosen.guidance, face), _per_number(chosen.temperature, face)
+    )
+    return Talker(chosen, face, encoder, sampler, open_renderer(chosen))
+
+
+def _per_number(mouth_and_rest: tuple[float, float], face: FaceModel) -> FloatArray:
+    """(mouth, rest) -> f32 (70,): the mouth's value on the numbers of the mouth's keypoints."""
+    mouth, rest = mouth_and_rest
+    exp = np.where(np.repeat(face.mouth, 3), mouth, rest)
+    assert exp.shape == (3 * KEYPOINTS,)
+    return np.concatenate([np.full(7, rest), exp]).astype(np.float32)

@@ -1,0 +1,68 @@
+"""Profiles as data: what differs between the embedded and the published model, in one table."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from engines.audio import MelWindow
+from engines.motion import Limits
+from engines.types import SPEECH_RATE, TICK_SECONDS, KDTalkerError
+
+
+@dataclass(frozen=True, slots=True)
+class WindowPlan:
+    """Rows of one sampler window, in ticks: committed context, new frames, look-ahead."""
+
+    committed: int
+    new: int
+    lookahead: int
+
+    @property
+    def length(self) -> int:
+        return self.committed + self.new + self.lookahead
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """One model family and how it is run.
+
+    `expression_in_head_frame`: the denoiser predicts exp_head and `engines.motion` turns it.
+    `guidance`, `temperature`: (mouth, rest) pairs; audio guidance 1 and temperature 1 are plain DDIM.
+    """
+
+    name: str
+    mel: MelWindow
+    feature_width: int
+    window: WindowPlan
+    expression_in_head_frame: bool
+    guidance: tuple[float, float]
+    temperature: tuple[float, float]
+    limits: Limits
+
+    @property
+    def delay(self) -> float:
+        """Seconds from a hop's first sample to the moment its frames may be computed."""
+        ticks = self.window.new - 1 + self.window.lookahead
+        return ticks * TICK_SECONDS + self.mel.reach / SPEECH_RATE
+
+
+EMBEDDED = Profile(
+    name="embedded",
+    mel=MelWindow(columns=20, reach=1280),
+    feature_width=128,
+    window=WindowPlan(committed=6, new=2, lookahead=1),
+    expression_in_head_frame=True,
+    guidance=(1.5, 1.0),
+    temperature=(0.3, 1.0),
+    limits=Limits(),
+)
+
+PROFILES = {profile.name: profile for profile in (EMBEDDED,)}
+
+
+def profile(name: str) -> Profile:
+    """The profile called `name`; an unknown name is answered with the known ones."""
+    try:
+        return PROFILES[name]
+    except KeyError:
+        raise KDTalkerError(f"There is no profile '{name}'; known profiles: {', '.join(PROFILES)}.") from None

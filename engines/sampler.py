@@ -1,0 +1,113 @@
+"""Sliding-window DDIM: features in, committed frames out, no window border visible outside.
+
+A window is ``[canonical token, reference token | C committed | H new | L look-ahead]``. The reference is
+the normalised frame just before the first committed one; before any frame exists it is the photo. The
+loop over denoising steps lives inside the window graph; this file holds what survives from one window
+to the next, as an immutable `SamplerState`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from engines.profile import WindowPlan
+from engines.runtime.base import Engine
+from engines.types import MOTION_WIDTH, FloatArray
+
+
+def tick_noise(seed: int, first: int, count: int) -> FloatArray:
+    """Unit normal noise f32 (count, 70) of ticks `first`, `first` + 1, ...
+
+    A pure function of seed and absolute tick (counter-based Philox), so that a frame keeps its noise
+    whether it is look-ahead, new or committed, and a call replays bit for bit.
+    """
+    rows = [
+        np.random.Generator(np.random.Philox(key=seed, counter=[0, 0, 0, first + row + 2**32]))
+        .standard_normal(MOTION_WIDTH, np.float32)
+        for row in range(count)
+    ]
+    return np.stack(rows)
+
+
+@dataclass(frozen=True, slots=True)
+class SamplerState:
+    """What one call remembers. `canonical` f32 (70,) token; `history` f32 (C + 1, 70): the reference
+    followed by the committed frames, all normalised; `next_tick`: first frame not yet committed.
+    """
+
+    seed: int
+    canonical: FloatArray
+    history: FloatArray
+    next_tick: int
+
+
+@dataclass(frozen=True, slots=True)
+class Sampler:
+    """A window graph with its plan; holds no caller's state.
+
+    `guidance`, `temperature` f32 (70,): audio guidance and noise temperature of every number.
+    """
+
+    engine: Engine
+    plan: WindowPlan
+    guidance: FloatArray
+    temperature: FloatArray
+
+    def begin(self, canonical: FloatArray, reference: FloatArray, silence: FloatArray, seed: int) -> SamplerState:
+        """Start a call: one window on silence from the photo; its last frames are the first context.
+
+        `canonical`, `reference` f32 (70,) normalised tokens, `silence` f32 (A,) feature of silence.
+        """
+        plan = self.plan
+        sound = np.repeat(silence[None], plan.length, axis=0)
+        first = -plan.length
+        empty = np.zeros((plan.length, MOTION_WIDTH), np.float32)
+        motion = self._window(
+            tokens=np.stack([canonical, reference])[None],
+            sound=sound[None],
+            noise=tick_noise(seed, first, plan.length)[None],
+            committed=empty[None],
+            mask=np.zeros((1, plan.length), np.float32),
+        )[0]
+        generated = motion[: plan.length - plan.lookahead]
+        history = np.concatenate([np.repeat(reference[None], plan.committed + 1, axis=0), generated])
+        return SamplerState(seed, canonical, history[-(plan.committed + 1) :], next_tick=0)
+
+    def advance(
+        self, states: Sequence[SamplerState], sound: FloatArray
+    ) -> tuple[FloatArray, list[SamplerState]]:
+        """One hop for a batch of calls.
+
+        `sound` f32 (B, C + H + L, A): features of ticks next_tick - C onwards. Returns the new frames
+        (B, H, 70), normalised, and the states that follow.
+        """
+        plan = self.plan
+        rows = len(states)
+        committed = np.zeros((rows, plan.length, MOTION_WIDTH), np.float32)
+        noise = np.empty_like(committed)
+        tokens = np.empty((rows, 2, MOTION_WIDTH), np.float32)
+        for row, state in enumerate(states):
+            tokens[row, 0] = state.canonical
+            tokens[row, 1] = state.history[0]
+            committed[row, : plan.committed] = state.history[1:]
+            noise[row] = tick_noise(state.seed, state.next_tick - plan.committed, plan.length)
+        mask = np.zeros((rows, plan.length), np.float32)
+        mask[:, : plan.committed] = 1.0
+        motion = self._window(tokens=tokens, sound=sound, noise=noise, committed=committed, mask=mask)
+        new = motion[:, plan.committed : plan.committed + plan.new]
+        following = [
+            SamplerState(
+                state.seed,
+                state.canonical,
+                np.concatenate([state.history, new[row]])[-(plan.committed + 1) :],
+                state.next_tick + plan.new,
+            )
+            for row, state in enumerate(states)
+        ]
+        return new, following
+
+    def _window(self, **inputs: FloatArray) -> FloatArray:
+        return self.engine.run(guidance=self.guidance, temperature=self.temperature, **inputs)["motion"]
