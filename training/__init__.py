@@ -1,0 +1,1 @@
+"""Training of the embedded profile: keypoints, denoiser, evaluation. Needs torch; nothing here runs at serving time."""
