@@ -1,0 +1,67 @@
+# Everything a person needs: `make serve` runs the avatar server, `make test` runs the whole suite.
+# Both create the environment (.venv) on first use and again when pyproject.toml changes.
+
+HOST ?= 127.0.0.1
+PORT ?= 8080
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+# The last release that carries its face-mesh models inside the wheel; see pyproject.toml.
+MEDIAPIPE := mediapipe==0.10.21
+TORCH := 2.13.0
+PYTHON ?= $(shell for p in python3.12 python3.11 python3 python; do \
+	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null && { echo $$p; break; }; done)
+ROOT := $(shell [ "$$(id -u)" = 0 ] && command -v apt-get)
+
+export HOST PORT
+
+.PHONY: help install serve test lint clean debian-packages
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make serve    the avatar server and its page, on http://$(HOST):$(PORT) (HOST=, PORT= are honoured)"
+	@echo "make test     lint, types and the whole test suite"
+	@echo "make install  the environment alone, in $(VENV)"
+	@echo "make lint     ruff, mypy and the import contracts"
+
+install: $(VENV)/.installed
+
+$(BIN)/python:
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or 3.12 is needed; install one, or name it: make PYTHON=/path/to/python3.12"; exit 1; }
+	@$(PYTHON) -m venv $(VENV) 2>/dev/null || { rm -rf $(VENV); \
+	  test -n "$(ROOT)" && apt-get update -qq && apt-get install -y -qq python3-venv >/dev/null && $(PYTHON) -m venv $(VENV); } \
+	  || { echo "$(PYTHON) cannot create environments; install its venv package (Debian: python3-venv)"; exit 1; }
+
+$(VENV)/.installed: pyproject.toml Makefile | $(BIN)/python
+	@echo "Installing into $(VENV) ..."
+	@$(PIP) --editable .
+	@$(PIP) --no-deps $(MEDIAPIPE)
+	@touch $@
+
+serve: install
+	@$(BIN)/kdtalker serve --host $(HOST) --port $(PORT)
+
+# Tests and training use torch on the CPU: ask for that build by its name, else whatever the index gives.
+$(VENV)/.tests: $(VENV)/.installed
+	@$(PIP) "torch==$(TORCH)+cpu" 2>/dev/null || $(PIP) torch
+	@$(PIP) --editable ".[test,train,kdtalker]"
+	@touch $@
+
+# Chromium drives the page, espeak-ng speaks. Without root the tests that need them say why they were left out.
+debian-packages:
+	@if command -v chromium >/dev/null && command -v espeak-ng >/dev/null; then :; \
+	elif [ -n "$(ROOT)" ]; then apt-get update -qq && \
+	  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium espeak-ng >/dev/null; \
+	else echo "Chromium or espeak-ng is missing and only root can install them: the tests that need them will be left out"; fi
+
+test: $(VENV)/.tests debian-packages lint
+	@$(BIN)/python -m pytest
+
+lint: $(VENV)/.tests
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+clean:
+	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,1 @@
+"""Short programs that share the code of the product and add a clock."""

@@ -1,0 +1,139 @@
+"""Sound files in, video files out (PyAV)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Protocol
+
+import av
+import numpy as np
+
+from engines.types import (
+    FPS,
+    FRAME_SIZE,
+    PLAYBACK_RATE,
+    SPEECH_RATE,
+    SPEECH_SAMPLES,
+    ByteArray,
+    FloatArray,
+    IntArray,
+    KDTalkerError,
+    SpeechError,
+)
+
+AAC_FRAME = 1024  # samples in one AAC-LC frame
+
+
+@dataclass(frozen=True, slots=True)
+class Speech:
+    """One sound twice: `pcm` f32 at 16 kHz for the networks, `playback` i16 mono at 48 kHz for the file."""
+
+    pcm: FloatArray
+    playback: IntArray
+
+    @property
+    def frames(self) -> int:
+        """Video frames that cover the sound; a last fraction of a frame counts as one."""
+        return -(-len(self.pcm) // SPEECH_SAMPLES)
+
+
+def load_speech(path: Path) -> Speech:
+    """Decode the first sound track of any file FFmpeg reads; channels are averaged.
+
+    Raises SpeechError when the file is missing, is no sound or holds less than one video frame.
+    """
+    try:
+        with av.open(str(path)) as container:
+            if not container.streams.audio:
+                raise SpeechError(f"{path} holds no sound; give a WAV, FLAC, MP3 or similar file.")
+            playback = _decode(container)
+    except FileNotFoundError:
+        raise SpeechError(f"There is no file {path}.") from None
+    except (av.error.FFmpegError, IsADirectoryError, PermissionError) as error:
+        raise SpeechError(f"{path} cannot be read as sound ({error.strerror}); give a WAV, FLAC or MP3 file.") from error
+    pcm = _resample(playback, PLAYBACK_RATE, SPEECH_RATE)
+    if len(pcm) < SPEECH_SAMPLES:
+        raise SpeechError(f"{path} holds {len(pcm) / SPEECH_RATE * 1000:.0f} ms of sound; at least 40 ms are needed.")
+    return Speech(pcm, np.round(np.clip(playback, -1, 1) * 32767).astype(np.int16))
+
+
+def _decode(container: av.container.InputContainer) -> FloatArray:
+    resampler = av.AudioResampler(format="fltp", layout="mono", rate=PLAYBACK_RATE)
+    parts = []
+    for frame in container.decode(audio=0):
+        parts.extend(part.to_ndarray()[0] for part in resampler.resample(frame))
+    parts.extend(part.to_ndarray()[0] for part in resampler.resample(None))
+    return np.concatenate(parts) if parts else np.empty(0, np.float32)
+
+
+def _resample(sound: FloatArray, source: int, target: int) -> FloatArray:
+    resampler = av.AudioResampler(format="fltp", layout="mono", rate=target)
+    frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(sound[None], np.float32), format="fltp", layout="mono")
+    frame.sample_rate = source
+    parts = [part.to_ndarray()[0] for part in (*resampler.resample(frame), *resampler.resample(None))]
+    return np.concatenate(parts) if parts else np.empty(0, np.float32)
+
+
+class FrameSink(Protocol):
+    """Takes finished pictures in order."""
+
+    def write(self, frames: ByteArray) -> None:
+        """`frames` u8 (N, 512, 512, 3) RGB."""
+
+
+@contextmanager
+def video_file(path: Path, playback: IntArray) -> Iterator[FrameSink]:
+    """An MP4 being written: H.264 at 25 frames a second and `playback` (mono, 48 kHz) as AAC.
+
+    The file appears under its name only when the block ends without an error.
+    """
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        with av.open(str(partial), "w", format="mp4", options={"movflags": "+faststart"}) as container:
+            writer = _VideoWriter(container, playback)
+            yield writer
+            writer.finish()
+        partial.replace(path)
+    except (av.error.FFmpegError, OSError) as error:
+        raise KDTalkerError(f"{path} cannot be written ({error.strerror}).") from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+class _VideoWriter:
+    """Interleaves sound with the pictures, so that a reader never has to seek."""
+
+    def __init__(self, container: av.container.OutputContainer, playback: IntArray) -> None:
+        self._container = container
+        self._playback = playback
+        self._video = container.add_stream("libx264", rate=FPS, options={"crf": "18", "preset": "veryfast"})
+        self._video.width = self._video.height = FRAME_SIZE
+        self._video.pix_fmt = "yuv420p"
+        self._audio = container.add_stream("aac", rate=PLAYBACK_RATE, layout="mono", bit_rate=128_000)
+        self._pictures = 0
+        self._samples = 0
+
+    def write(self, frames: ByteArray) -> None:
+        for frame in frames:
+            picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
+            picture.pts, picture.time_base = self._pictures, Fraction(1, FPS)
+            self._container.mux(self._video.encode(picture))
+            self._pictures += 1
+        self._write_sound(until=self._pictures * PLAYBACK_RATE // FPS)
+
+    def finish(self) -> None:
+        self._write_sound(until=len(self._playback) + AAC_FRAME)
+        for stream in (self._video, self._audio):
+            self._container.mux(stream.encode(None))
+
+    def _write_sound(self, until: int) -> None:
+        while self._samples < len(self._playback) and self._samples + AAC_FRAME <= until:
+            part = self._playback[self._samples : self._samples + AAC_FRAME].astype(np.float32) / 32768
+            sound = av.AudioFrame.from_ndarray(part[None], format="fltp", layout="mono")
+            sound.sample_rate, sound.pts, sound.time_base = PLAYBACK_RATE, self._samples, Fraction(1, PLAYBACK_RATE)
+            self._container.mux(self._audio.encode(sound))
+            self._samples += len(part)

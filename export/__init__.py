@@ -1,0 +1,1 @@
+"""Networks to files: ONNX export and its checks."""

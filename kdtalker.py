@@ -1,0 +1,51 @@
+"""The `kdtalker` command: hands each subcommand to the folder that owns it, imported only then."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable
+
+COMMANDS = {
+    "serve": ("server.cli:serve", "run the avatar server and its page"),
+    "render": ("engines.cli:render", "photo and speech to a video file"),
+    "prepare": ("engines.cli:prepare", "check a photo and enrol it"),
+    "weights": ("engines.cli_weights:weights", "fetch or check the published weights"),
+    "train": ("training.cli:train", "train the embedded profile"),
+    "export": ("export.cli:export", "write the networks as ONNX files"),
+    "bench": ("benchmarks.cli:bench", "measure latency and throughput"),
+}
+
+
+def usage() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {line}" for name, (_, line) in COMMANDS.items()]
+    return "\n".join(["usage: kdtalker COMMAND ...   (kdtalker COMMAND --help for its options)", "", *lines])
+
+
+def main(argv: list[str] | None = None) -> int:
+    arguments = sys.argv[1:] if argv is None else argv
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(usage())
+        return 0 if arguments else 2
+    name, *rest = arguments
+    if name not in COMMANDS:
+        print(f"kdtalker: there is no command '{name}'\n\n{usage()}", file=sys.stderr)
+        return 2
+    module, function = COMMANDS[name][0].split(":")
+    command: Callable[[list[str]], int] = getattr(importlib.import_module(module), function)
+
+    from engines.types import KDTalkerError
+
+    try:
+        return command(rest)
+    except KDTalkerError as error:
+        print(f"kdtalker {name}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"kdtalker {name}: stopped", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

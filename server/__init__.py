@@ -1,0 +1,1 @@
+"""HTTP and WebRTC around the engines: sessions, clocks, tracks and encoders."""
