@@ -20,10 +20,9 @@ from engines.types import FRAME_SIZE, FloatArray, WeightsError
 
 LEFT_EYE_CORNER, RIGHT_EYE_CORNER = 33, 263  # outer corners; their distance is the unit of length
 # Points that hardly move with speech; head motion is fitted on them alone.
-STABLE = np.array(
-    [33, 133, 362, 263, 168, 6, 197, 195, 5, 4, 1, 10, 151, 9, 8, 234, 454, 127, 356, 21, 251, 54, 284]
-    + [103, 332, 67, 297, 109, 338]
-)
+_EYES_NOSE_BRIDGE = (33, 133, 362, 263, 168, 6, 197, 195, 5, 4, 1)
+_FOREHEAD_TEMPLES = (10, 151, 9, 8, 234, 454, 127, 356, 21, 251, 54, 284, 103, 332, 67, 297, 109, 338)
+STABLE = np.array([*_EYES_NOSE_BRIDGE, *_FOREHEAD_TEMPLES])
 # Where the mean of the stable points lies in the head's frame: the pivot is .25 below and .75 behind it.
 STABLE_CENTRE = np.array([0.0, -0.25, -0.75], np.float32)
 
@@ -52,13 +51,13 @@ class Pose:
 def to_unit(mesh: FloatArray) -> FloatArray:
     """Crop pixels (..., 3) -> half crop widths from the centre; z only scaled."""
     half = FRAME_SIZE / 2
-    return ((mesh - np.array([half, half, 0.0])) / half).astype(np.float32)
+    return np.asarray((mesh - np.array([half, half, 0.0])) / half, np.float32)
 
 
 def to_pixels(points: FloatArray) -> FloatArray:
     """Inverse of `to_unit`."""
     half = FRAME_SIZE / 2
-    return (points * half + np.array([half, half, 0.0])).astype(np.float32)
+    return np.asarray(points * half + np.array([half, half, 0.0]), np.float32)
 
 
 def kabsch(reference: FloatArray, observed: FloatArray) -> FloatArray:
@@ -67,7 +66,7 @@ def kabsch(reference: FloatArray, observed: FloatArray) -> FloatArray:
     b = np.asarray(observed, np.float64)
     u, _, vt = np.linalg.svd((a - a.mean(0)).T @ (b - b.mean(0)))
     flip = np.array([1.0, 1.0, np.sign(np.linalg.det(u @ vt))])
-    return ((u * flip) @ vt).astype(np.float32)
+    return np.asarray((u * flip) @ vt, np.float32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +119,7 @@ def face_model() -> FaceModel:
             normalisation = Normalisation(
                 *(archive[name] for name in ("mean", "std", "canonical_mean", "canonical_std"))
             )
-            tables = [archive[name] for name in ("mixing", "reading", "placing", "template", "mouth")]
+            tables = {name: archive[name] for name in ("mixing", "reading", "placing", "template", "mouth")}
     except (OSError, KeyError, ValueError) as error:
-        raise WeightsError(f"The keypoint tables {resource} cannot be read ({error}); reinstall the package.") from error
-    return FaceModel(*tables, normalisation)
+        raise WeightsError(f"The keypoint tables {resource} cannot be read ({error}); reinstall them.") from error
+    return FaceModel(normalisation=normalisation, **tables)

@@ -54,7 +54,7 @@ def load_speech(path: Path) -> Speech:
     except FileNotFoundError:
         raise SpeechError(f"There is no file {path}.") from None
     except (av.error.FFmpegError, IsADirectoryError, PermissionError) as error:
-        raise SpeechError(f"{path} cannot be read as sound ({error.strerror}); give a WAV, FLAC or MP3 file.") from error
+        raise SpeechError(f"{path} cannot be read as sound ({error.strerror}); give a WAV or FLAC file.") from error
     pcm = _resample(playback, PLAYBACK_RATE, SPEECH_RATE)
     if len(pcm) < SPEECH_SAMPLES:
         raise SpeechError(f"{path} holds {len(pcm) / SPEECH_RATE * 1000:.0f} ms of sound; at least 40 ms are needed.")
@@ -63,7 +63,7 @@ def load_speech(path: Path) -> Speech:
 
 def _decode(container: av.container.InputContainer) -> FloatArray:
     resampler = av.AudioResampler(format="fltp", layout="mono", rate=PLAYBACK_RATE)
-    parts = []
+    parts: list[FloatArray] = []
     for frame in container.decode(audio=0):
         parts.extend(part.to_ndarray()[0] for part in resampler.resample(frame))
     parts.extend(part.to_ndarray()[0] for part in resampler.resample(None))

@@ -94,12 +94,10 @@ def angles_of(matrix: NDArray[np.floating]) -> FloatArray:
     yaw = np.arcsin(np.clip(-columns[..., 2, 0], -1.0, 1.0))
     pitch = np.arctan2(columns[..., 2, 1], columns[..., 2, 2])
     roll = np.arctan2(columns[..., 1, 0], columns[..., 0, 0])
-    return np.degrees(np.stack([yaw, pitch, roll], -1)).astype(np.float32)
+    return np.asarray(np.degrees(np.stack([yaw, pitch, roll], -1)), np.float32)
 
 
-def pack(
-    scale: float | FloatArray, angles: FloatArray, translation: FloatArray, expression: FloatArray
-) -> FloatArray:
+def pack(scale: float | FloatArray, angles: FloatArray, translation: FloatArray, expression: FloatArray) -> FloatArray:
     """Parts -> (..., 70). `angles` (..., 3), `translation` (..., 3), `expression` (..., 21, 3)."""
     expression = np.asarray(expression, np.float32)
     motion = np.empty((*expression.shape[:-2], MOTION_WIDTH), np.float32)
@@ -136,8 +134,8 @@ def soft_limit(value: FloatArray, bound: float) -> FloatArray:
     knee = 0.6 * bound
     room = bound - knee
     excess = np.maximum(np.abs(value) - knee, 0.0)
-    limited: FloatArray = np.sign(value) * (np.minimum(np.abs(value), knee) + room * np.tanh(excess / room))
-    return limited
+    magnitude = np.minimum(np.abs(value), knee) + room * np.tanh(excess / room)
+    return np.asarray(np.sign(value) * magnitude, np.float32)
 
 
 def onto_photo(source: FloatArray, relative: FloatArray, limits: Limits) -> FloatArray:

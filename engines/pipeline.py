@@ -46,9 +46,7 @@ class Talker:
     def begin(self, identity: Identity, seed: int = 0) -> Talk:
         """Start a call with an enrolled face; the same seed and sound give the same frames."""
         normalisation = self.face.normalisation
-        rest = motion.pack(
-            1.0, np.zeros(3, np.float32), np.zeros(3, np.float32), motion.expression(identity.source)
-        )
+        rest = motion.pack(1.0, np.zeros(3, np.float32), np.zeros(3, np.float32), motion.expression(identity.source))
         silence = self._encode([np.full(self.mel_shape, SILENCE, np.float32)])[0]
         state = self.sampler.begin(
             normalisation.canonical_token(identity.canonical), normalisation.normalise(rest), silence, seed
@@ -107,9 +105,7 @@ def open_talker(name: str = "embedded") -> Talker:
         encoder = open_engine(path)
     with as_file(folder / "window.onnx") as path:
         window = open_engine(path)
-    sampler = Sampler(
-        window, chosen.window, _per_number(chosen.guidance, face), _per_number(chosen.temperature, face)
-    )
+    sampler = Sampler(window, chosen.window, _per_number(chosen.guidance, face), _per_number(chosen.temperature, face))
     return Talker(chosen, face, encoder, sampler, open_renderer(chosen))
 
 

@@ -25,8 +25,9 @@ def tick_noise(seed: int, first: int, count: int) -> FloatArray:
     whether it is look-ahead, new or committed, and a call replays bit for bit.
     """
     rows = [
-        np.random.Generator(np.random.Philox(key=seed, counter=[0, 0, 0, first + row + 2**32]))
-        .standard_normal(MOTION_WIDTH, np.float32)
+        np.random.Generator(np.random.Philox(key=seed, counter=[0, 0, 0, first + row + 2**32])).standard_normal(
+            MOTION_WIDTH, np.float32
+        )
         for row in range(count)
     ]
     return np.stack(rows)
@@ -76,9 +77,7 @@ class Sampler:
         history = np.concatenate([np.repeat(reference[None], plan.committed + 1, axis=0), generated])
         return SamplerState(seed, canonical, history[-(plan.committed + 1) :], next_tick=0)
 
-    def advance(
-        self, states: Sequence[SamplerState], sound: FloatArray
-    ) -> tuple[FloatArray, list[SamplerState]]:
+    def advance(self, states: Sequence[SamplerState], sound: FloatArray) -> tuple[FloatArray, list[SamplerState]]:
         """One hop for a batch of calls.
 
         `sound` f32 (B, C + H + L, A): features of ticks next_tick - C onwards. Returns the new frames

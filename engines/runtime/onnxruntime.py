@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -11,7 +12,7 @@ import onnxruntime
 from engines.runtime.base import Array, TensorSpec
 from engines.types import EngineError, WeightsError
 
-_DTYPES = {
+_DTYPES: dict[str, np.dtype[Any]] = {
     "tensor(float)": np.dtype(np.float32),
     "tensor(float16)": np.dtype(np.float16),
     "tensor(int64)": np.dtype(np.int64),
@@ -45,9 +46,8 @@ class OnnxRuntimeEngine:
             if given is None:
                 raise EngineError(f"{self.name}: input '{spec.name}' is missing")
             if not spec.accepts(given):
-                raise EngineError(
-                    f"{self.name}: input '{spec.name}' must be {spec.dtype} {spec.shape}, got {given.dtype} {given.shape}"
-                )
+                got = f"{given.dtype} {given.shape}"
+                raise EngineError(f"{self.name}: input '{spec.name}' must be {spec.dtype} {spec.shape}, got {got}")
         try:
             results = self._session.run(self._output_names, arrays)
         except Exception as error:  # the runtime raises its own unrelated classes
