@@ -1,0 +1,228 @@
+"""A photo becomes a Portrait: the one face found, checked, cut to the square the renderer works in.
+
+Done once per photo, in some tenths of a second on one core.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import cv2
+import numpy as np
+
+from engines import portrait_checks as checks
+from engines.landmarks import FaceBox, FaceLandmarker, distinct
+from engines.photo import Photo, read_photo
+from engines.types import FRAME_SIZE, ByteArray, FloatArray, Portrait
+
+VERSION = 1  # of everything below; part of the digest, so that what was cached before is made anew
+
+FOREHEAD, CHIN = 10, 152
+CROP_SIDE = 2.15  # in distances from forehead to chin
+HEADROOM = 0.12  # of the side, above the hair
+CHIN_LIMIT = 0.80  # of the side, from the top: room that the jaw needs below
+LARGEST_SIDE = 1.4 * CROP_SIDE  # a tall hat is cut rather than the face made tiny
+
+INNER_LIPS = np.array(
+    [(191, 95), (80, 88), (81, 178), (82, 87), (13, 14), (312, 317), (311, 402), (310, 318), (415, 324)]
+)
+LIPS_TOUCH = 0.006  # of the eye-corner distance: smaller gaps are closed lips
+LIPS_APART = 0.3  # pixels that closed lips stay from their common line, so that no pair ever crosses
+
+# Shift (x, y) in sides, zoom and turn in degrees of the crops whose meshes the median is taken of.
+JITTER = (
+    (0.000, 0.000, 1.00, 0.0),
+    (0.020, 0.010, 0.96, 2.0),
+    (-0.020, 0.010, 0.92, -2.0),
+    (0.010, -0.020, 1.04, -3.0),
+    (-0.010, -0.020, 0.98, 3.0),
+    (0.025, -0.005, 0.94, -1.0),
+    (-0.025, -0.010, 1.02, 1.0),
+    (0.000, 0.025, 0.90, 0.5),
+)
+
+
+def prepare(photo: bytes, landmarker: FaceLandmarker | None = None) -> Portrait:
+    """An image file's bytes -> Portrait; raises PortraitError with a sentence for the person who sent it.
+
+    Without a `landmarker` one is made for this call. The same bytes always give the same Portrait.
+    """
+    picture = read_photo(photo)
+    if landmarker is None:
+        with FaceLandmarker() as own:
+            return _prepare(photo, picture, own)
+    return _prepare(photo, picture, landmarker)
+
+
+def _prepare(photo: bytes, picture: Photo, landmarker: FaceLandmarker) -> Portrait:
+    pixels = picture.pixels
+    found = faces(landmarker, pixels)
+    checks.require_one_face([face_height(mesh) for mesh in found])
+    rough = found[0]
+    report = checks.measure_pose(rough) | {"face_height": face_height(rough) * picture.scale}
+    checks.require_size(report)
+    checks.require_frontal(report)
+
+    left, top, side = crop_square(rough, hair_top(landmarker, pixels, rough))
+    crop = cut(pixels, left, top, side)
+    meshes = jittered_meshes(landmarker, crop)
+    mesh = close_lips(np.median(meshes, axis=0).astype(np.float32))
+    report |= checks.measure_sharpness(crop, mesh) | checks.measure_mouth(crop, meshes)
+    checks.require_sharp(report)
+    checks.require_open_view_of_mouth(report)
+
+    pixel = side / FRAME_SIZE * picture.scale
+    half = 0.5 * picture.scale
+    to_photo = np.array(
+        [
+            [pixel, 0.0, left * picture.scale + 0.5 * pixel - half + 0.5 * (picture.scale - 1)],
+            [0.0, pixel, top * picture.scale + 0.5 * pixel - half + 0.5 * (picture.scale - 1)],
+        ],
+        np.float32,
+    )
+    digest = hashlib.sha256(photo + b"portrait %d" % VERSION).hexdigest()
+    return Portrait(crop, mesh, to_photo, digest, report)
+
+
+def face_height(mesh: FloatArray) -> float:
+    """Forehead to chin, in the mesh's unit."""
+    return float(np.linalg.norm(mesh[FOREHEAD, :2] - mesh[CHIN, :2]))
+
+
+def faces(landmarker: FaceLandmarker, pixels: ByteArray) -> list[FloatArray]:
+    """Meshes f32 (478, 3) of all faces, largest first, in pixels of the picture.
+
+    Where the whole picture shows none, it is looked at with a margin (for faces that fill it) and then
+    in enlarged, overlapping parts (for small ones).
+    """
+    height, width = pixels.shape[:2]
+    views: list[list[tuple[float, float, float, float]]] = [
+        [(0, 0, width, height)],
+        [(-0.4 * width, -0.4 * height, 1.4 * width, 1.4 * height)],
+    ]
+    for parts in (2, 4):
+        w, h = 1.4 * width / parts, 1.4 * height / parts
+        steps = np.linspace(0, 1, 2 * parts - 2)
+        views.append([((width - w) * x, (height - h) * y, (width - w) * x + w, (height - h) * y + h) for x in steps for y in steps])
+    for group in views:
+        boxes = []
+        for x0, y0, x1, y1 in group:
+            view = _window(pixels, x0, y0, x1 - x0, y1 - y0)
+            boxes += [FaceBox(box.x + round(x0), box.y + round(y0), box.side, box.score) for box in landmarker.boxes(view)]
+        meshes = [mesh for box in distinct(boxes) if (mesh := _mesh_in(landmarker, pixels, box)) is not None]
+        if meshes:
+            return sorted(meshes, key=face_height, reverse=True)
+    return []
+
+
+def _window(pixels: ByteArray, x: float, y: float, width: float, height: float) -> ByteArray:
+    """Part of the picture, rounded to whole pixels; outside it, its edge goes on."""
+    x0, y0 = round(x), round(y)
+    x1, y1 = x0 + max(1, round(width)), y0 + max(1, round(height))
+    rows, columns = pixels.shape[:2]
+    inside = pixels[max(y0, 0) : max(y1, 0), max(x0, 0) : max(x1, 0)]
+    return cv2.copyMakeBorder(
+        inside, max(-y0, 0), max(y1 - rows, 0), max(-x0, 0), max(x1 - columns, 0), cv2.BORDER_REPLICATE
+    )
+
+
+def _mesh_in(landmarker: FaceLandmarker, pixels: ByteArray, box: FaceBox) -> FloatArray | None:
+    side = 2.4 * box.side
+    x0, y0 = round(box.x - side / 2), round(box.y - side / 2)
+    view = _window(pixels, x0, y0, side, side)
+    zoom = 384 / view.shape[0]
+    view = cv2.resize(view, (384, 384), interpolation=cv2.INTER_AREA if zoom < 1 else cv2.INTER_CUBIC)
+    mesh = landmarker.mesh(view)
+    if mesh is None:
+        return None
+    mesh /= zoom
+    mesh[:, :2] += (x0 + 0.5 / zoom - 0.5, y0 + 0.5 / zoom - 0.5)
+    return mesh
+
+
+def hair_top(landmarker: FaceLandmarker, pixels: ByteArray, mesh: FloatArray) -> float:
+    """y of the highest pixel of the head, at most the forehead's; from the person's outline."""
+    tall = face_height(mesh)
+    middle = (mesh[FOREHEAD, :2] + mesh[CHIN, :2]) / 2
+    side = 3.4 * tall
+    x0, y0 = round(middle[0] - side / 2), round(middle[1] - side / 2)
+    view = _window(pixels, x0, y0, side, side)
+    zoom = 256 / view.shape[0]
+    mask = landmarker.person(cv2.resize(view, (256, 256), interpolation=cv2.INTER_AREA)) > 0.5
+    x_left, x_right = ((mesh[:, 0].min() - x0) * zoom, (mesh[:, 0].max() - x0) * zoom)
+    start = int(np.clip((mesh[FOREHEAD, 1] - y0) * zoom, 1, 255))
+    above = mask[: start + 1, int(max(x_left, 0)) : int(min(x_right, 255)) + 1][::-1]
+    background = ~above
+    reach = np.where(background.any(0), background.argmax(0), above.shape[0])
+    top = y0 + (start + 1 - float(np.percentile(reach, 90))) / zoom
+    return max(min(top, float(mesh[FOREHEAD, 1])), 0.0)
+
+
+def crop_square(mesh: FloatArray, top_of_hair: float) -> tuple[int, int, int]:
+    """Left, top and side, in whole pixels of the picture, of the square that is cut out."""
+    tall = face_height(mesh)
+    chin = float(mesh[:, 1].max())
+    side = float(np.clip((chin - top_of_hair) / (CHIN_LIMIT - HEADROOM), CROP_SIDE * tall, LARGEST_SIDE * tall))
+    middle = float(mesh[FOREHEAD, 1] + mesh[CHIN, 1]) / 2
+    top = max(min(middle - side / 2, top_of_hair - HEADROOM * side), chin - CHIN_LIMIT * side)
+    centre = float(mesh[:, 0].min() + mesh[:, 0].max()) / 2
+    return round(centre - side / 2), round(top), round(side)
+
+
+def cut(pixels: ByteArray, left: int, top: int, side: int) -> ByteArray:
+    """The square u8 (512, 512, 3); beyond the photo it is continued by its mirror image, ever more blurred."""
+    rows, columns = pixels.shape[:2]
+    margins = (max(-top, 0), max(top + side - rows, 0), max(-left, 0), max(left + side - columns, 0))
+    inside = pixels[max(top, 0) : top + side, max(left, 0) : left + side]
+    square = cv2.copyMakeBorder(inside, *margins, cv2.BORDER_REFLECT)
+    method = cv2.INTER_AREA if side > FRAME_SIZE else cv2.INTER_LANCZOS4
+    crop = cv2.resize(square, (FRAME_SIZE, FRAME_SIZE), interpolation=method)
+    return _soften_margins(crop, np.array(margins) * (FRAME_SIZE / side)) if any(margins) else crop
+
+
+def _soften_margins(crop: ByteArray, margins: FloatArray) -> ByteArray:
+    above, below, before, after = margins
+    index = np.arange(FRAME_SIZE, dtype=np.float32)
+    away_y = np.maximum(np.maximum(above - index, index - (FRAME_SIZE - 1 - below)), 0)
+    away_x = np.maximum(np.maximum(before - index, index - (FRAME_SIZE - 1 - after)), 0)
+    distance = np.hypot(away_y[:, None], away_x[None, :])
+    result = crop.astype(np.float32)
+    reach = 3.0
+    for sigma in (2.0, 5.0, 12.0, 28.0):
+        blurred = cv2.GaussianBlur(crop, (0, 0), sigma, borderType=cv2.BORDER_REPLICATE).astype(np.float32)
+        share = np.clip((distance - reach) / (2 * reach), 0, 1)[..., None]
+        result += share * (blurred - result)
+        reach *= 2
+    return result.round().astype(np.uint8)
+
+
+def jittered_meshes(landmarker: FaceLandmarker, crop: ByteArray) -> FloatArray:
+    """Meshes f32 (n, 478, 3) of the crop seen through slightly different windows, in crop pixels."""
+    middle = (FRAME_SIZE - 1) / 2
+    found = []
+    for shift_x, shift_y, zoom, turn in JITTER:
+        affine = cv2.getRotationMatrix2D((middle, middle), turn, zoom)
+        affine[:, 2] += np.array((shift_x, shift_y)) * FRAME_SIZE
+        view = cv2.warpAffine(crop, affine, (FRAME_SIZE, FRAME_SIZE), borderMode=cv2.BORDER_REPLICATE)
+        mesh = landmarker.mesh(view)
+        if mesh is not None:
+            back = cv2.invertAffineTransform(affine)
+            flat = mesh[:, :2] @ back[:, :2].T + back[:, 2]
+            found.append(np.column_stack([flat, mesh[:, 2] / zoom]))
+    checks.require_meshes(len(found))
+    return np.array(found, np.float32)
+
+
+def close_lips(mesh: FloatArray) -> FloatArray:
+    """Inner-lip pairs that cross or all but meet are put on either side of their midpoint."""
+    mesh = mesh.copy()
+    axis = mesh[CHIN, :2] - mesh[FOREHEAD, :2]
+    axis /= np.linalg.norm(axis)
+    touch = LIPS_TOUCH * float(np.linalg.norm(mesh[33, :2] - mesh[263, :2]))
+    for upper, lower in INNER_LIPS:
+        if (mesh[lower, :2] - mesh[upper, :2]) @ axis < touch:
+            middle = (mesh[upper] + mesh[lower]) / 2
+            mesh[upper], mesh[lower] = middle, middle
+            mesh[upper, :2] -= LIPS_APART * axis
+            mesh[lower, :2] += LIPS_APART * axis
+    return mesh
