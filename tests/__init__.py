@@ -1,0 +1,1 @@
+"""The suite: a real server, real peers, a real browser."""
