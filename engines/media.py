@@ -62,11 +62,12 @@ def load_speech(path: Path) -> Speech:
 
 
 def _decode(container: av.container.InputContainer) -> FloatArray:
-    resampler = av.AudioResampler(format="fltp", layout="mono", rate=PLAYBACK_RATE)
+    # Channels are averaged here: FFmpeg's own down-mix would be 3 dB louder on equal channels.
+    resampler = av.AudioResampler(format="fltp", rate=PLAYBACK_RATE)
     parts: list[FloatArray] = []
     for frame in container.decode(audio=0):
-        parts.extend(part.to_ndarray()[0] for part in resampler.resample(frame))
-    parts.extend(part.to_ndarray()[0] for part in resampler.resample(None))
+        parts.extend(part.to_ndarray().mean(0) for part in resampler.resample(frame))
+    parts.extend(part.to_ndarray().mean(0) for part in resampler.resample(None))
     return np.concatenate(parts) if parts else np.empty(0, np.float32)
 
 
