@@ -154,6 +154,7 @@ def _extrapolated_rest(clips: list[FloatArray]) -> list[FloatArray]:
     Meshes differ more between clips than within, so a rest is the clip's own mean carried to closed
     lips (and open eyes) along the line that all clips of the person share.
     """
+
     def centred(values: FloatArray) -> FloatArray:
         return values - values.mean(0)
 
@@ -178,7 +179,11 @@ def shapes_of(clips: list[Clip], template: FloatArray) -> list[Shape]:
     shapes = []
     for members in groups.values():
         short = [clip for clip in members if len(clip.mesh) < SHORT]
-        rests = [in_units(rest) for rest in _extrapolated_rest([straighten(template, c.mesh) for c in short])] if short else []
+        rests = (
+            [in_units(rest) for rest in _extrapolated_rest([straighten(template, c.mesh) for c in short])]
+            if short
+            else []
+        )
         shapes += [_shape(clip, rest) for clip, rest in zip(short, rests, strict=True)]
         for clip in members:
             if len(clip.mesh) >= SHORT:
