@@ -2,11 +2,14 @@
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
-GOLDEN = Path(os.environ.get("KDTALKER_GOLDEN") or Path(__file__).parent / "data" / "golden")
+DATA = Path(__file__).parent / "data"
+GOLDEN = Path(os.environ.get("KDTALKER_GOLDEN") or DATA / "golden")
+MANIFESTS = DATA / "manifests"
 
 
 def golden(name: str) -> dict[str, np.ndarray]:
@@ -17,3 +20,21 @@ def golden(name: str) -> dict[str, np.ndarray]:
 
 def golden_seed() -> int:
     return int(json.loads((GOLDEN / "seed.json").read_text())["seed"])
+
+
+def assert_close(actual: np.ndarray, expected: np.ndarray, bound: float) -> None:
+    """Largest difference at most `bound` times the largest magnitude expected."""
+    actual, expected = np.asarray(actual), np.asarray(expected)
+    assert actual.shape == expected.shape
+    assert np.abs(actual.astype(np.float64) - expected).max() <= bound * np.abs(expected).max()
+
+
+def assert_sampled(actual: np.ndarray, data: Mapping[str, np.ndarray], name: str, bound: float) -> None:
+    """`actual` against a strided sample and the statistics of the full tensor (mean, deviation, largest magnitude)."""
+    assert actual.shape == tuple(data[f"{name}_shape"])
+    sample = actual[tuple(slice(None, None, int(step)) for step in data[f"{name}_strides"])]
+    largest = float(data[f"{name}_stats"][2])
+    assert sample.shape == data[name].shape
+    assert np.abs(sample.astype(np.float64) - data[name]).max() <= bound * largest
+    full = actual.astype(np.float64)
+    np.testing.assert_allclose([full.mean(), full.std(), np.abs(full).max()], data[f"{name}_stats"], atol=bound * largest)

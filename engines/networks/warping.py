@@ -1,0 +1,175 @@
+"""LivePortrait's warping module (arXiv 2407.03168, after face-vid2vid, arXiv 2011.15126).
+
+What depends on the source alone is computed once (`WarpingModule.prepare`); each driving frame then costs the
+hourglass and one warp. Sampling grids, heatmaps, the mask's softmax and the warp stay in float32 whatever the
+convolutions run in: half precision has steps of a twentieth of a feature cell at the border.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from engines.networks.appearance import VOLUME_CHANNELS, VOLUME_DEPTH, VOLUME_SIDE
+from engines.networks.layers import ConvNorm, Foldable
+
+KEYPOINTS = 21
+FIELDS = KEYPOINTS + 1  # one rigid motion per keypoint, and the background's identity
+COMPRESSED = 4
+HEATMAP_VARIANCE = 0.01
+ENCODER = (FIELDS * (COMPRESSED + 1), 64, 128, 256, 512, 1024)
+DECODER = (512, 256, 128, 64, 32)
+HOURGLASS_OUT = DECODER[-1] + ENCODER[0]
+LEAKY_SLOPE = 0.01
+
+
+class WarpSource(NamedTuple):
+    """What the warp needs to know of one or more source pictures; all float32, first axis the sources.
+
+    `volume` (S, 32, 16, 64, 64), `keypoints` (S, 21, 3), `compressed` (S, 4, 16, 64, 64), `heatmaps` (S, 21, 16, 64, 64).
+    """
+
+    volume: Tensor
+    keypoints: Tensor
+    compressed: Tensor
+    heatmaps: Tensor
+
+
+def identity_grid(device: torch.device) -> Tensor:
+    """Coordinates (x, y, z) of every cell, corners at -1 and 1, f32 (16, 64, 64, 3)."""
+    def axis(cells: int) -> Tensor:
+        return torch.arange(cells, dtype=torch.float32, device=device) * 2 / (cells - 1) - 1
+
+    z, y, x = torch.meshgrid(axis(VOLUME_DEPTH), axis(VOLUME_SIDE), axis(VOLUME_SIDE), indexing="ij")
+    return torch.stack([x, y, z], dim=-1)
+
+
+def heatmaps(keypoints: Tensor, grid: Tensor) -> Tensor:
+    """Gaussians about keypoints (N, 21, 3) -> (N, 21, 16, 64, 64)."""
+    distance = (grid - keypoints[:, :, None, None, None, :]).square().sum(dim=-1)
+    return torch.exp(-0.5 * distance / HEATMAP_VARIANCE)
+
+
+def sample(volume: Tensor, field: Tensor) -> Tensor:
+    """Trilinear sampling, zeros outside. The published networks lay out their grids with aligned corners and sample
+    without; their weights are trained for that shift."""
+    return F.grid_sample(volume, field, mode="bilinear", padding_mode="zeros", align_corners=False)
+
+
+class Encoder(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.down_blocks = nn.ModuleList(
+            ConvNorm(nn.Conv3d(inputs, outputs, 3, padding=1))
+            for inputs, outputs in zip(ENCODER, ENCODER[1:], strict=False)
+        )
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """The input and the five levels below it; depth is never pooled."""
+        levels = [x]
+        for block in self.down_blocks:
+            levels.append(F.avg_pool3d(F.relu(block(levels[-1])), (1, 2, 2)))
+        return levels
+
+
+class Decoder(ConvNorm):
+    def __init__(self) -> None:
+        super().__init__(nn.Conv3d(HOURGLASS_OUT, HOURGLASS_OUT, 3, padding=1))
+        # Every level after the first also gets the encoder's features of its resolution.
+        inputs = [ENCODER[-1]] + [up + skip for up, skip in zip(DECODER, ENCODER[-2:0:-1], strict=False)]
+        self.up_blocks = nn.ModuleList(
+            ConvNorm(nn.Conv3d(width, up, 3, padding=1)) for width, up in zip(inputs, DECODER, strict=True)
+        )
+
+    def forward(self, levels: list[Tensor]) -> Tensor:
+        x = levels[-1]
+        for block, skip in zip(self.up_blocks, levels[-2::-1], strict=True):
+            x = F.interpolate(x, scale_factor=(1, 2, 2))
+            x = torch.cat([F.relu(block(x)), skip], dim=1)
+        return F.relu(super().forward(x))
+
+
+class Hourglass(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = Encoder()
+        self.decoder = Decoder()
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.decoder(self.encoder(x))
+        return out
+
+
+class DenseMotion(Foldable):
+    """Sparse keypoint motion -> where every cell of the driving volume comes from, and how visible it is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hourglass = Hourglass()
+        self.mask = nn.Conv3d(HOURGLASS_OUT, FIELDS, 7, padding=3)
+        self.compress = nn.Conv3d(VOLUME_CHANNELS, COMPRESSED, 1)
+        self.norm: nn.Module = nn.BatchNorm3d(COMPRESSED)
+        self.occlusion = nn.Conv2d(HOURGLASS_OUT * VOLUME_DEPTH, 1, 7, padding=3)
+
+    def fold(self) -> None:
+        if isinstance(self.norm, nn.BatchNorm3d):
+            self.compress = fuse_conv_bn_eval(self.compress.eval(), self.norm.eval())
+            self.norm = nn.Identity()
+
+    def prepare(self, volume: Tensor, keypoints: Tensor) -> WarpSource:
+        """Volumes (S, 32, 16, 64, 64) and keypoints (S, 21, 3) of S source pictures -> what all their frames share."""
+        compressed = F.relu(self.norm(self.compress(volume.to(self.compress.weight.dtype))))
+        grid = identity_grid(volume.device)
+        return WarpSource(volume.float(), keypoints.float(), compressed.float(), heatmaps(keypoints.float(), grid))
+
+    def forward(self, source: WarpSource, driving: Tensor) -> tuple[Tensor, Tensor]:
+        """Driving keypoints (N, 21, 3) -> deformation f32 (N, 16, 64, 64, 3) and occlusion map (N, 1, 64, 64)."""
+        driving = driving.float()
+        grid = identity_grid(driving.device)
+        fields = self.fields(source, driving, grid)
+        features = self.hourglass(self.inputs(source, driving, fields, grid).to(self.mask.weight.dtype))
+        mask = self.mask(features).float().softmax(dim=1)
+        deformation = (mask.unsqueeze(-1) * fields).sum(dim=1)
+        occlusion = self.occlusion(features.flatten(1, 2)).sigmoid()
+        return deformation, occlusion
+
+    @staticmethod
+    def fields(source: WarpSource, driving: Tensor, grid: Tensor) -> Tensor:
+        """One translation per keypoint and the identity first: (N, 22, 16, 64, 64, 3)."""
+        shift = F.pad(source.keypoints - driving, (0, 0, 1, 0))
+        return grid + shift[:, :, None, None, None, :]
+
+    @staticmethod
+    def inputs(source: WarpSource, driving: Tensor, fields: Tensor, grid: Tensor) -> Tensor:
+        """The hourglass's input (N, 110, 16, 64, 64): per field, heatmap difference and moved features."""
+        rows = driving.shape[0]
+        difference = F.pad(heatmaps(driving, grid) - source.heatmaps, (0, 0, 0, 0, 0, 0, 1, 0))
+        # All 22 fields of a row sample the same features: stacked along depth they need no copies of them.
+        compressed = source.compressed.expand(rows, -1, -1, -1, -1)
+        moved = sample(compressed, fields.flatten(1, 2)).unflatten(2, (FIELDS, VOLUME_DEPTH)).transpose(1, 2)
+        return torch.cat([difference.unsqueeze(2), moved], dim=2).flatten(1, 2)
+
+
+class WarpingModule(nn.Module):
+    """Feature volume and keypoints of a source, keypoints of N driving frames -> features (N, 256, 64, 64)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dense_motion_network = DenseMotion()
+        self.third = ConvNorm(nn.Conv2d(VOLUME_CHANNELS * VOLUME_DEPTH, 256, 3, padding=1))
+        self.fourth = nn.Conv2d(256, 256, 1)
+
+    def prepare(self, volume: Tensor, keypoints: Tensor) -> WarpSource:
+        return self.dense_motion_network.prepare(volume, keypoints)
+
+    def forward(self, source: WarpSource, driving: Tensor) -> Tensor:
+        """`source` holds one picture for all driving keypoints (N, 21, 3), or one for each."""
+        deformation, occlusion = self.dense_motion_network(source, driving)
+        volume = source.volume.expand(driving.shape[0], -1, -1, -1, -1)
+        warped = sample(volume, deformation).flatten(1, 2).to(self.fourth.weight.dtype)
+        features = self.fourth(F.leaky_relu(self.third(warped), LEAKY_SLOPE))
+        return features * occlusion

@@ -1,0 +1,66 @@
+"""The published networks filled with the seeded arrays that the golden numbers were computed with."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from engines import checkpoints
+from engines.checkpoints import Checkpoint
+from tests import seeded_weights
+from tests.golden import MANIFESTS, golden_seed
+
+
+def manifest(checkpoint: Checkpoint[Any]) -> seeded_weights.Manifest:
+    return seeded_weights.load_manifest(MANIFESTS / checkpoint.file.replace(".pth", ".json"))
+
+
+def arrays(checkpoint: Checkpoint[Any]) -> dict[str, np.ndarray]:
+    """{key as in the manifest: array}."""
+    return seeded_weights.make_weights(manifest(checkpoint), golden_seed())
+
+
+def our_key(key: str) -> str:
+    """A manifest's key as `read_tensors` gives it: groups dotted, "module." dropped."""
+    return key.replace("/", ".").replace("module.", "")
+
+
+@cache
+def network(checkpoint: Checkpoint[Any]) -> Any:
+    """The network of `checkpoint` with seeded weights; shared, so never to be changed."""
+    tensors = {our_key(key): torch.from_numpy(array) for key, array in arrays(checkpoint).items()}
+    return checkpoints.fill(checkpoint, tensors, checkpoint.file)
+
+
+class Capture:
+    """What went into and came out of named modules in the last call."""
+
+    def __init__(self) -> None:
+        self.inputs: dict[str, Any] = {}
+        self.outputs: dict[str, Any] = {}
+
+
+@contextmanager
+def capture(root: nn.Module, *names: str) -> Iterator[Capture]:
+    seen = Capture()
+
+    def hook(name: str) -> Any:
+        def keep(module: nn.Module, inputs: Any, output: Any) -> None:
+            seen.inputs[name], seen.outputs[name] = inputs[0], output
+
+        return keep
+
+    handles = [root.get_submodule(name).register_forward_hook(hook(name)) for name in names]
+    try:
+        yield seen
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def array(tensor: Tensor) -> np.ndarray:
+    return tensor.detach().numpy()
