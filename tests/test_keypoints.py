@@ -40,14 +40,16 @@ def test_tables_are_what_they_say() -> None:
     np.testing.assert_allclose(model.template[STABLE].mean(0), STABLE_CENTRE, atol=1e-5)
     assert np.linalg.norm(model.template[LEFT_EYE_CORNER] - model.template[RIGHT_EYE_CORNER]) == pytest.approx(1)
     assert 6 <= model.mouth.sum() <= 15
-    assert (model.normalisation.std > 0).all() and (model.normalisation.canonical_std > 0).all()
+    assert (model.normalisation.std > 0).all()
+    assert (model.normalisation.canonical_std > 0).all()
 
 
 def test_template_is_frontal_symmetric_and_silent() -> None:
     template = face_model().template
     left, right = template[LEFT_EYE_CORNER], template[RIGHT_EYE_CORNER]
     np.testing.assert_allclose(left * [-1, 1, 1], right, atol=1e-5)
-    assert abs(template[1, 0]) < 1e-5 and abs(template[152, 0]) < 1e-5
+    assert abs(template[1, 0]) < 1e-5
+    assert abs(template[152, 0]) < 1e-5
     assert lip_gap(template) < 0.08  # persons' rest gaps average a little above zero
     assert template[152, 1] > template[10, 1]  # y down
     assert template[1, 2] < template[234, 2]  # the nose is nearer to the camera than the ear
@@ -75,8 +77,12 @@ def test_keypoints_explain_people_they_were_not_fitted_to(natural_shapes: list[S
     model = face_model()
     tables = Tables(model.mixing, model.reading, model.placing, model.template, model.mouth, *[model.template] * 4)
     scores = explained(tables, natural_shapes)
-    assert scores["lips"] > 0.98 and scores["opening"] > 0.98 and scores["width"] > 0.97
-    assert scores["lids"] > 0.95 and scores["brows"] > 0.93 and scores["face"] > 0.93
+    assert scores["lips"] > 0.98
+    assert scores["opening"] > 0.98
+    assert scores["width"] > 0.97
+    assert scores["lids"] > 0.95
+    assert scores["brows"] > 0.93
+    assert scores["face"] > 0.93
 
 
 def test_rest_is_closed_lips_and_open_eyes(natural_shapes: list[Shape]) -> None:
@@ -105,7 +111,9 @@ def talking_ellipsoids(people: int = 4, frames: int = 60) -> list[Clip]:
 def test_fit_recovers_a_low_rank_face() -> None:
     clips = talking_ellipsoids()
     template, mirror = first_template(clips)
-    assert (mirror[mirror] == np.arange(478)).all() and mirror[33] == 263 and mirror[10] == 10
+    assert (mirror[mirror] == np.arange(478)).all()
+    assert mirror[33] == 263
+    assert mirror[10] == 10
     shapes = shapes_of(clips, template)
     tables = fit(shapes, template, mirror)
     assert explained(tables, shapes)["lips"] > 0.95

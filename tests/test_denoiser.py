@@ -1,0 +1,143 @@
+"""The denoiser and its DDIM loop: the published numbers, and what streaming asks of them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from engines.networks.ddim import Ddim, DdimConfig, signal_shares  # noqa: E402
+from engines.networks.denoiser import PUBLISHED, Denoiser, DenoiserConfig, RelativePositionBias  # noqa: E402
+from tests import seeded_weights  # noqa: E402
+from tests.golden import GOLDEN, golden, golden_seed  # noqa: E402
+
+PREFIX = "point_model.model."
+SMALL = DenoiserConfig(width=32, layers=2, heads=4, time_width=16, audio_width=24, rotary=4, time_per_token=True)
+STREAMING = DdimConfig(steps=3, schedule="cosine", prediction="v", spacing="trailing", context_time=100, guided=True)
+
+
+@pytest.fixture(scope="module")
+def published() -> Denoiser:
+    manifest = json.loads((GOLDEN.parent / "manifests" / "KDTalker.json").read_text())
+    arrays = seeded_weights.make_weights(manifest, golden_seed())
+    network = Denoiser(PUBLISHED)
+    network.load_state_dict({key.removeprefix(PREFIX): torch.from_numpy(array) for key, array in arrays.items()})
+    return network.eval()
+
+
+def assert_near(ours: torch.Tensor, expected: np.ndarray, bound: float) -> None:
+    assert np.abs(ours.numpy() - expected).max() <= bound * np.abs(expected).max()
+
+
+def small(seed: int = 0) -> Denoiser:
+    torch.manual_seed(seed)
+    return Denoiser(SMALL).eval()
+
+
+@torch.inference_mode()
+def test_denoiser_gives_the_published_numbers(published: Denoiser) -> None:
+    data, seed = golden("denoiser"), golden_seed()
+    for length in (64, 40):
+        times = torch.from_numpy(data[f"timesteps_{length}"])
+        x = torch.from_numpy(data[f"x_{length}"]).expand(len(times), -1, -1)
+        context = torch.from_numpy(data[f"context_{length}"]).expand(len(times), -1, -1)
+        assert_near(published(x, context, times), data[f"eps_{length}"], 2e-5)
+    for name, batch, tokens in (("1", 1, 3), ("134", 1, 136), ("b2", 2, 18)):
+        x = seeded_weights.normal(seed, f"denoiser.x.{name}", (batch, tokens, 70))
+        context = np.abs(seeded_weights.normal(seed, f"denoiser.context.{name}", (batch, tokens, 512)))
+        if name != "b2":
+            context[:, :2] = 0
+        times = torch.from_numpy(data[f"timesteps_{name}"])
+        assert_near(published(torch.from_numpy(x), torch.from_numpy(context), times), data[f"eps_{name}"], 2e-5)
+
+
+@torch.inference_mode()
+def test_parts_give_the_published_numbers(published: Denoiser) -> None:
+    data = golden("denoiser")
+    assert_near(published.time_mlp(torch.tensor([0, 20, 500, 980, 999])), data["time_embedding"], 1e-5)
+    assert_near(published.time_rel_pos_bias(66)[0], data["rel_pos_bias_66_head0"], 1e-6)
+    buckets = RelativePositionBias.buckets(136).numpy()
+    np.testing.assert_array_equal(buckets[0], data["rel_pos_bucket_136_row0"])
+    np.testing.assert_array_equal(buckets[135], data["rel_pos_bucket_136_row135"])
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("steps", [10, 50])
+def test_ddim_gives_the_published_numbers(published: Denoiser, steps: int) -> None:
+    data, loop = golden("ddim"), Ddim(published, DdimConfig(steps=steps))
+    assert loop.config.timesteps() == data[f"timesteps_{steps}"].tolist()
+    tokens = torch.from_numpy(np.stack([data["ori"], data["ref"]], 1))
+    audio, noise = torch.from_numpy(data["audio"]), torch.from_numpy(data["noise"])
+    assert_near(loop(tokens, audio, noise), data[f"sample_{steps}"], 1e-4)
+
+
+@torch.inference_mode()
+def test_ddim_runs_at_other_lengths(published: Denoiser) -> None:
+    data, seed = golden("ddim"), golden_seed()
+    tokens = torch.from_numpy(np.stack([data["ori"], data["ref"]], 1))
+    noise = torch.from_numpy(seeded_weights.normal(seed, "ddim.noise40", (1, 40, 70)))
+    audio = torch.from_numpy(np.abs(seeded_weights.normal(seed, "ddim.audio40", (1, 40, 512))))
+    assert_near(Ddim(published, DdimConfig(steps=10))(tokens, audio, noise), data["sample_10_len40"], 1e-4)
+
+
+def test_schedules() -> None:
+    assert_near(signal_shares("linear"), golden("ddim")["alphas_cumprod"], 1e-6)
+    cosine = signal_shares("cosine")
+    assert cosine[-1] == 0
+    assert (cosine.diff() < 0).all()
+    assert replace(STREAMING, steps=4).timesteps() == [999, 749, 499, 249]
+
+
+def window(batch: int = 2, frames: int = 9, seed: int = 0) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator)
+
+    mask = torch.zeros(batch, frames)
+    mask[:, :6] = 1
+    return {
+        "tokens": draw(batch, 2, 70), "sound": draw(batch, frames, 24), "noise": draw(batch, frames, 70),
+        "committed": draw(batch, frames, 70), "mask": mask,
+        "guidance": torch.full((70,), 1.5), "temperature": torch.full((70,), 0.5),
+    }  # fmt: skip
+
+
+@torch.inference_mode()
+def test_committed_frames_leave_untouched_and_matter() -> None:
+    loop, inputs = Ddim(small(), STREAMING), window()
+    motion = loop(**inputs)
+    assert torch.equal(motion[:, :6], inputs["committed"][:, :6])
+    changed = loop(**inputs | {"committed": inputs["committed"] + 1})
+    assert not torch.allclose(changed[:, 6:], motion[:, 6:])
+    # What stands in rows that are not committed yet must not matter.
+    other = inputs["committed"].clone()
+    other[:, 6:] += 1
+    assert torch.equal(loop(**inputs | {"committed": other}), motion)
+
+
+@torch.inference_mode()
+def test_guidance_one_is_no_guidance_and_temperature_reaches_new_frames_only() -> None:
+    inputs = window()
+    ones = torch.ones(70)
+    guided = Ddim(small(), STREAMING)(**inputs | {"guidance": ones, "temperature": ones})
+    plain = Ddim(small(), replace(STREAMING, guided=False))(**inputs | {"guidance": None, "temperature": None})
+    torch.testing.assert_close(guided, plain, rtol=1e-4, atol=1e-5)
+    cold = Ddim(small(), STREAMING)(**inputs | {"temperature": 0 * ones})
+    noise = inputs["noise"].clone()
+    noise[:, 6:] = 0
+    still = Ddim(small(), STREAMING)(**inputs | {"noise": noise})
+    torch.testing.assert_close(cold, still, rtol=1e-4, atol=1e-5)
+
+
+@torch.inference_mode()
+def test_rows_of_a_batch_do_not_mix() -> None:
+    loop, inputs = Ddim(small(), STREAMING), window()
+    both = loop(**inputs)
+    for row in range(2):
+        alone = {k: v[row : row + 1] if v.ndim > 1 else v for k, v in inputs.items()}
+        torch.testing.assert_close(loop(**alone)[0], both[row], rtol=1e-4, atol=1e-5)
