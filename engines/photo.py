@@ -21,9 +21,8 @@ MAX_PIXELS = 52_000_000  # phones write up to 50 megapixels without being asked 
 MIN_SIDE = 64  # pixels; less holds no usable face
 MAX_ASPECT = 10.0
 WORKING_SIDE = 2048  # JPEG is unpacked at 1/2, 1/4 or 1/8 while its longer side stays above this
-# MPO is what phones with two lenses call their JPEG. Formats with external parts, scripts or many
-# directories (TIFF, EPS, WMF ...) stay closed.
-FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP")
+# Formats with external parts, scripts or many directories (TIFF, EPS, WMF ...) stay closed.
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 BACKDROP = (222, 222, 222)  # shown through transparent pixels
 
 

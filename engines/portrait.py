@@ -21,6 +21,7 @@ FOREHEAD, CHIN = 10, 152
 CROP_SIDE = 2.15  # in distances from forehead to chin
 HEADROOM = 0.12  # of the side, above the hair
 CHIN_LIMIT = 0.80  # of the side, from the top: room that the jaw needs below
+EDGE_TRIM = 0.006  # of the side: frames and scaling rings at a photo's border are not to be continued
 LARGEST_SIDE = 1.4 * CROP_SIDE  # a tall hat is cut rather than the face made tiny
 
 INNER_LIPS = np.array(
@@ -58,28 +59,25 @@ def _prepare(photo: bytes, picture: Photo, landmarker: FaceLandmarker) -> Portra
     pixels = picture.pixels
     found = faces(landmarker, pixels)
     checks.require_one_face([face_height(mesh) for mesh in found])
-    rough = found[0]
-    report = checks.measure_pose(rough) | {"face_height": face_height(rough) * picture.scale}
-    checks.require_size(report)
-    checks.require_frontal(report)
+    height = face_height(found[0]) * picture.scale
+    checks.require_size(height)
 
-    left, top, side = crop_square(rough, hair_top(landmarker, pixels, rough))
+    left, top, side = crop_square(found[0], hair_top(landmarker, pixels, found[0]))
     crop = cut(pixels, left, top, side)
     meshes = jittered_meshes(landmarker, crop)
     mesh = close_lips(np.median(meshes, axis=0).astype(np.float32))
-    report |= checks.measure_sharpness(crop, mesh) | checks.measure_mouth(crop, meshes)
-    checks.require_sharp(report)
-    checks.require_open_view_of_mouth(report)
-
+    on_photo = mesh[:, :2] * (side / FRAME_SIZE) + (left, top)
+    report = {
+        "face_height": height,
+        "cut": checks.require_inside(on_photo, pixels.shape[1], pixels.shape[0]),
+        **checks.require_frontal(mesh),
+        "sharpness": checks.require_sharp(crop, mesh),
+        **checks.require_open_mouth_view(crop, meshes),
+    }
+    # Pixel centres lie half a pixel inside the corner from which both pictures are measured.
     pixel = side / FRAME_SIZE * picture.scale
-    half = 0.5 * picture.scale
-    to_photo = np.array(
-        [
-            [pixel, 0.0, left * picture.scale + 0.5 * pixel - half + 0.5 * (picture.scale - 1)],
-            [0.0, pixel, top * picture.scale + 0.5 * pixel - half + 0.5 * (picture.scale - 1)],
-        ],
-        np.float32,
-    )
+    corner = np.array([left, top]) * picture.scale + 0.5 * pixel - 0.5
+    to_photo = np.array([[pixel, 0.0, corner[0]], [0.0, pixel, corner[1]]], np.float32)
     digest = hashlib.sha256(photo + b"portrait %d" % VERSION).hexdigest()
     return Portrait(crop, mesh, to_photo, digest, report)
 
@@ -170,25 +168,27 @@ def crop_square(mesh: FloatArray, top_of_hair: float) -> tuple[int, int, int]:
 
 
 def cut(pixels: ByteArray, left: int, top: int, side: int) -> ByteArray:
-    """The square u8 (512, 512, 3); beyond the photo it is continued by its mirror image, ever more blurred."""
+    """The square u8 (512, 512, 3); beyond the photo its edge goes on, ever more blurred."""
     rows, columns = pixels.shape[:2]
-    margins = (max(-top, 0), max(top + side - rows, 0), max(-left, 0), max(left + side - columns, 0))
-    inside = pixels[max(top, 0) : top + side, max(left, 0) : left + side]
-    square = cv2.copyMakeBorder(inside, *margins, cv2.BORDER_REFLECT)
+    trim = max(1, round(EDGE_TRIM * side)) if min(left, top, rows - top - side, columns - left - side) < 0 else 0
+    x0, y0 = max(left, trim), max(top, trim)
+    x1, y1 = min(left + side, columns - trim), min(top + side, rows - trim)
+    margins = (y0 - top, top + side - y1, x0 - left, left + side - x1)
+    square = cv2.copyMakeBorder(pixels[y0:y1, x0:x1], *margins, cv2.BORDER_REPLICATE)
     method = cv2.INTER_AREA if side > FRAME_SIZE else cv2.INTER_LANCZOS4
     crop = cv2.resize(square, (FRAME_SIZE, FRAME_SIZE), interpolation=method)
-    return _soften_margins(crop, np.array(margins) * (FRAME_SIZE / side)) if any(margins) else crop
+    return _soften_margins(crop, [margin * FRAME_SIZE / side for margin in margins]) if any(margins) else crop
 
 
-def _soften_margins(crop: ByteArray, margins: FloatArray) -> ByteArray:
+def _soften_margins(crop: ByteArray, margins: list[float]) -> ByteArray:
     above, below, before, after = margins
     index = np.arange(FRAME_SIZE, dtype=np.float32)
     away_y = np.maximum(np.maximum(above - index, index - (FRAME_SIZE - 1 - below)), 0)
     away_x = np.maximum(np.maximum(before - index, index - (FRAME_SIZE - 1 - after)), 0)
     distance = np.hypot(away_y[:, None], away_x[None, :])
     result = crop.astype(np.float32)
-    reach = 3.0
-    for sigma in (2.0, 5.0, 12.0, 28.0):
+    reach = 1.0
+    for sigma in (1.5, 3.0, 6.0, 12.0, 24.0, 48.0):
         blurred = cv2.GaussianBlur(crop, (0, 0), sigma, borderType=cv2.BORDER_REPLICATE).astype(np.float32)
         share = np.clip((distance - reach) / (2 * reach), 0, 1)[..., None]
         result += share * (blurred - result)

@@ -37,7 +37,7 @@ class PortraitError(KDTalkerError):
     """The photo cannot be used; the text says why and what to do about it.
 
     `reason` is a stable word for programs: ``unreadable``, ``no_face``, ``several_faces``,
-    ``turned``, ``small``, ``blurred``, ``covered``.
+    ``turned``, ``small``, ``blurred``, ``covered``, ``cut`` (off by the photo's edge).
     """
 
     def __init__(self, reason: str, message: str) -> None:
