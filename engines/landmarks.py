@@ -14,7 +14,6 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any
 
 import cv2
@@ -42,10 +41,11 @@ class FaceBox:
 
     def overlap(self, other: FaceBox) -> float:
         """Intersection over union."""
-        width = min(self.x + self.side / 2, other.x + other.side / 2) - max(self.x - self.side / 2, other.x - other.side / 2)
-        height = min(self.y + self.side / 2, other.y + other.side / 2) - max(self.y - self.side / 2, other.y - other.side / 2)
-        shared = max(width, 0.0) * max(height, 0.0)
-        return shared / (self.side**2 + other.side**2 - shared)
+        reach = (self.side + other.side) / 2
+        smaller = min(self.side, other.side)
+        width = min(max(reach - abs(self.x - other.x), 0.0), smaller)
+        height = min(max(reach - abs(self.y - other.y), 0.0), smaller)
+        return width * height / (self.side**2 + other.side**2 - width * height)
 
 
 @contextmanager
@@ -78,6 +78,18 @@ def _solutions() -> Any:
     return solutions
 
 
+def _make_graph(solutions: Any, name: str) -> Any:
+    if name == "mesh":
+        return solutions.face_mesh.FaceMesh(
+            static_image_mode=True, max_num_faces=1, refine_landmarks=True, min_detection_confidence=DETECTION_SCORE
+        )
+    if name == "person":
+        return solutions.selfie_segmentation.SelfieSegmentation(model_selection=0)
+    return solutions.face_detection.FaceDetection(
+        min_detection_confidence=DETECTION_SCORE, model_selection={"near": 0, "far": 1}[name]
+    )
+
+
 class FaceLandmarker:
     """MediaPipe's face detectors, face mesh and person outline on still pictures; safe to share between threads.
 
@@ -91,7 +103,7 @@ class FaceLandmarker:
     def __enter__(self) -> FaceLandmarker:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -105,15 +117,8 @@ class FaceLandmarker:
         with self._lock:
             if name in self._graphs:
                 return self._graphs[name].process(image)
-            solutions = _solutions()
-            make = {
-                "near": lambda: solutions.face_detection.FaceDetection(DETECTION_SCORE, 0),
-                "far": lambda: solutions.face_detection.FaceDetection(DETECTION_SCORE, 1),
-                "mesh": lambda: solutions.face_mesh.FaceMesh(True, 1, True, DETECTION_SCORE),
-                "person": lambda: solutions.selfie_segmentation.SelfieSegmentation(0),
-            }[name]
             with _without_chatter():
-                graph = self._graphs[name] = make()
+                graph = self._graphs[name] = _make_graph(_solutions(), name)
                 return graph.process(image)
 
     def boxes(self, image: ByteArray) -> list[FaceBox]:
@@ -141,7 +146,8 @@ class FaceLandmarker:
             return None
         height, width = image.shape[:2]
         points = np.array([(point.x, point.y, point.z) for point in found[0].landmark], np.float32)
-        return (points * np.array([width, height, width]) - np.array([0.5, 0.5, 0.0])).astype(np.float32)
+        scale = np.array([width, height, width], np.float32)
+        return np.asarray(points * scale - np.array([0.5, 0.5, 0.0], np.float32))
 
     def person(self, image: ByteArray) -> FloatArray:
         """How likely each pixel shows a person, f32 (H, W) in [0, 1]; coarse (256 x 256 inside)."""

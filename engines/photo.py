@@ -82,7 +82,9 @@ def read_photo(data: bytes) -> Photo:
     over `MAX_BYTES` or `MAX_PIXELS` (told from the header, before unpacking).
     """
     if len(data) > MAX_BYTES:
-        raise _unreadable(f"The file has {len(data) / 1e6:.0f} MB; send a photo of at most {MAX_BYTES // 1_000_000} MB.")
+        raise _unreadable(
+            f"The file has {len(data) / 1e6:.0f} MB; send a photo of at most {MAX_BYTES // 1_000_000} MB."
+        )
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
         width, height = image.size

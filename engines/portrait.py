@@ -6,6 +6,8 @@ Done once per photo, in some tenths of a second on one core.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -24,10 +26,12 @@ CHIN_LIMIT = 0.80  # of the side, from the top: room that the jaw needs below
 EDGE_TRIM = 0.006  # of the side: frames and scaling rings at a photo's border are not to be continued
 LARGEST_SIDE = 1.4 * CROP_SIDE  # a tall hat is cut rather than the face made tiny
 
+MESH_VIEW, PERSON_VIEW = 384, 256  # pixels, sides of what the graphs are shown
+
 INNER_LIPS = np.array(
     [(191, 95), (80, 88), (81, 178), (82, 87), (13, 14), (312, 317), (311, 402), (310, 318), (415, 324)]
 )
-LIPS_TOUCH = 0.006  # of the eye-corner distance: smaller gaps are closed lips
+LIPS_TOUCH = 0.012  # of the eye-corner distance: smaller gaps are closed lips
 LIPS_APART = 0.3  # pixels that closed lips stay from their common line, so that no pair ever crosses
 
 # Shift (x, y) in sides, zoom and turn in degrees of the crops whose meshes the median is taken of.
@@ -93,46 +97,47 @@ def faces(landmarker: FaceLandmarker, pixels: ByteArray) -> list[FloatArray]:
     Where the whole picture shows none, it is looked at with a margin (for faces that fill it) and then
     in enlarged, overlapping parts (for small ones).
     """
-    height, width = pixels.shape[:2]
-    views: list[list[tuple[float, float, float, float]]] = [
-        [(0, 0, width, height)],
-        [(-0.4 * width, -0.4 * height, 1.4 * width, 1.4 * height)],
-    ]
-    for parts in (2, 4):
-        w, h = 1.4 * width / parts, 1.4 * height / parts
-        steps = np.linspace(0, 1, 2 * parts - 2)
-        views.append([((width - w) * x, (height - h) * y, (width - w) * x + w, (height - h) * y + h) for x in steps for y in steps])
-    for group in views:
+    for group in _views(*pixels.shape[:2]):
         boxes = []
-        for x0, y0, x1, y1 in group:
-            view = _window(pixels, x0, y0, x1 - x0, y1 - y0)
-            boxes += [FaceBox(box.x + round(x0), box.y + round(y0), box.side, box.score) for box in landmarker.boxes(view)]
+        for x, y, width, height in group:
+            seen = landmarker.boxes(_window(pixels, x, y, width, height))
+            boxes += [replace(box, x=box.x + x, y=box.y + y) for box in seen]
         meshes = [mesh for box in distinct(boxes) if (mesh := _mesh_in(landmarker, pixels, box)) is not None]
         if meshes:
             return sorted(meshes, key=face_height, reverse=True)
     return []
 
 
-def _window(pixels: ByteArray, x: float, y: float, width: float, height: float) -> ByteArray:
-    """Part of the picture, rounded to whole pixels; outside it, its edge goes on."""
-    x0, y0 = round(x), round(y)
-    x1, y1 = x0 + max(1, round(width)), y0 + max(1, round(height))
+def _views(height: int, width: int) -> Iterator[list[tuple[int, int, int, int]]]:
+    """Windows (x, y, width, height) in which faces are looked for, in groups from easy to hard."""
+    yield [(0, 0, width, height)]
+    yield [(-2 * width // 5, -2 * height // 5, 9 * width // 5, 9 * height // 5)]
+    for parts in (2, 4):
+        w, h = 7 * width // (5 * parts), 7 * height // (5 * parts)
+        steps = np.linspace(0, 1, 2 * parts - 2)
+        yield [(round((width - w) * x), round((height - h) * y), w, h) for y in steps for x in steps]
+
+
+def _window(pixels: ByteArray, x: int, y: int, width: int, height: int) -> ByteArray:
+    """Part of the picture; outside it, its edge goes on."""
     rows, columns = pixels.shape[:2]
-    inside = pixels[max(y0, 0) : max(y1, 0), max(x0, 0) : max(x1, 0)]
-    return cv2.copyMakeBorder(
-        inside, max(-y0, 0), max(y1 - rows, 0), max(-x0, 0), max(x1 - columns, 0), cv2.BORDER_REPLICATE
-    )
+    inside = pixels[max(y, 0) : y + height, max(x, 0) : x + width]
+    margins = (max(-y, 0), max(y + height - rows, 0), max(-x, 0), max(x + width - columns, 0))
+    return np.asarray(cv2.copyMakeBorder(inside, *margins, cv2.BORDER_REPLICATE), np.uint8)
+
+
+def _resize(image: ByteArray, side: int, enlarge: int = cv2.INTER_CUBIC) -> ByteArray:
+    method = cv2.INTER_AREA if image.shape[0] > side else enlarge
+    return np.asarray(cv2.resize(image, (side, side), interpolation=method), np.uint8)
 
 
 def _mesh_in(landmarker: FaceLandmarker, pixels: ByteArray, box: FaceBox) -> FloatArray | None:
-    side = 2.4 * box.side
+    side = max(round(2.4 * box.side), 1)
     x0, y0 = round(box.x - side / 2), round(box.y - side / 2)
-    view = _window(pixels, x0, y0, side, side)
-    zoom = 384 / view.shape[0]
-    view = cv2.resize(view, (384, 384), interpolation=cv2.INTER_AREA if zoom < 1 else cv2.INTER_CUBIC)
-    mesh = landmarker.mesh(view)
+    mesh = landmarker.mesh(_resize(_window(pixels, x0, y0, side, side), MESH_VIEW))
     if mesh is None:
         return None
+    zoom = MESH_VIEW / side
     mesh /= zoom
     mesh[:, :2] += (x0 + 0.5 / zoom - 0.5, y0 + 0.5 / zoom - 0.5)
     return mesh
@@ -140,18 +145,15 @@ def _mesh_in(landmarker: FaceLandmarker, pixels: ByteArray, box: FaceBox) -> Flo
 
 def hair_top(landmarker: FaceLandmarker, pixels: ByteArray, mesh: FloatArray) -> float:
     """y of the highest pixel of the head, at most the forehead's; from the person's outline."""
-    tall = face_height(mesh)
     middle = (mesh[FOREHEAD, :2] + mesh[CHIN, :2]) / 2
-    side = 3.4 * tall
-    x0, y0 = round(middle[0] - side / 2), round(middle[1] - side / 2)
-    view = _window(pixels, x0, y0, side, side)
-    zoom = 256 / view.shape[0]
-    mask = landmarker.person(cv2.resize(view, (256, 256), interpolation=cv2.INTER_AREA)) > 0.5
-    x_left, x_right = ((mesh[:, 0].min() - x0) * zoom, (mesh[:, 0].max() - x0) * zoom)
-    start = int(np.clip((mesh[FOREHEAD, 1] - y0) * zoom, 1, 255))
-    above = mask[: start + 1, int(max(x_left, 0)) : int(min(x_right, 255)) + 1][::-1]
-    background = ~above
-    reach = np.where(background.any(0), background.argmax(0), above.shape[0])
+    side = round(3.4 * face_height(mesh))
+    x0, y0 = (round(float(value) - side / 2) for value in middle)
+    zoom = PERSON_VIEW / side
+    person = landmarker.person(_resize(_window(pixels, x0, y0, side, side), PERSON_VIEW)) > 0.5
+    left, right = (int((edge - x0) * zoom) for edge in (mesh[:, 0].min(), mesh[:, 0].max()))
+    start = min(max(int((mesh[FOREHEAD, 1] - y0) * zoom), 1), PERSON_VIEW - 1)
+    background = ~person[start::-1, max(left, 0) : right + 1]  # rows from the forehead upwards
+    reach = np.where(background.any(0), background.argmax(0), start + 1)
     top = y0 + (start + 1 - float(np.percentile(reach, 90))) / zoom
     return max(min(top, float(mesh[FOREHEAD, 1])), 0.0)
 
@@ -174,9 +176,8 @@ def cut(pixels: ByteArray, left: int, top: int, side: int) -> ByteArray:
     x0, y0 = max(left, trim), max(top, trim)
     x1, y1 = min(left + side, columns - trim), min(top + side, rows - trim)
     margins = (y0 - top, top + side - y1, x0 - left, left + side - x1)
-    square = cv2.copyMakeBorder(pixels[y0:y1, x0:x1], *margins, cv2.BORDER_REPLICATE)
-    method = cv2.INTER_AREA if side > FRAME_SIZE else cv2.INTER_LANCZOS4
-    crop = cv2.resize(square, (FRAME_SIZE, FRAME_SIZE), interpolation=method)
+    square = np.asarray(cv2.copyMakeBorder(pixels[y0:y1, x0:x1], *margins, cv2.BORDER_REPLICATE), np.uint8)
+    crop = _resize(square, FRAME_SIZE, cv2.INTER_LANCZOS4)
     return _soften_margins(crop, [margin * FRAME_SIZE / side for margin in margins]) if any(margins) else crop
 
 
@@ -204,7 +205,7 @@ def jittered_meshes(landmarker: FaceLandmarker, crop: ByteArray) -> FloatArray:
         affine = cv2.getRotationMatrix2D((middle, middle), turn, zoom)
         affine[:, 2] += np.array((shift_x, shift_y)) * FRAME_SIZE
         view = cv2.warpAffine(crop, affine, (FRAME_SIZE, FRAME_SIZE), borderMode=cv2.BORDER_REPLICATE)
-        mesh = landmarker.mesh(view)
+        mesh = landmarker.mesh(np.asarray(view, np.uint8))
         if mesh is not None:
             back = cv2.invertAffineTransform(affine)
             flat = mesh[:, :2] @ back[:, :2].T + back[:, 2]

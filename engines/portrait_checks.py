@@ -7,7 +7,7 @@ covered. U is the distance between the outer corners of the eyes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
@@ -21,7 +21,8 @@ MIN_FACE = 72.0  # pixels from forehead to chin; from fewer the eyes come out as
 MAX_YAW, MAX_PITCH, MAX_ROLL = 22.0, 20.0, 25.0  # degrees; the head turns further while it talks
 MAX_CUT = 0.06  # of the face's height that may lie beyond the photo's edge
 MIN_SHARPNESS = 15.0  # sharp photos: 18 and more; blurred by .024 U (3 pixels of the crop): 15, by .032 U: 13
-MAX_MOUTH_DOUBT = 0.22  # faces as they are: .04 to .14, badly lit or compressed up to .19; covered mouths: mostly over .25
+# Plain faces: .04 to .14; badly lit, noisy or compressed ones: up to .19; covered mouths: most over .25.
+MAX_MOUTH_DOUBT = 0.22
 MIN_MESHES = 4  # of the jittered crops in which the face has to be found
 
 MOUTH_CONTOURS = np.array(  # corner to corner: outer upper, outer lower, inner upper, inner lower
@@ -155,8 +156,8 @@ def _lip_scatter(meshes: FloatArray) -> float:
 
 def _lip_edges(crop: ByteArray, mesh: FloatArray) -> float:
     unit = eye_distance(mesh)
-    light = cv2.cvtColor(crop, cv2.COLOR_RGB2LAB)[..., 0].astype(np.float32)
-    light = cv2.GaussianBlur(light, (0, 0), 0.012 * unit)
+    light = np.asarray(cv2.cvtColor(crop, cv2.COLOR_RGB2LAB)[..., 0], np.float32)
+    light = np.asarray(cv2.GaussianBlur(light, (0, 0), 0.012 * unit), np.float32)
     along = mesh[291, :2] - mesh[61, :2]
     normal = np.array([-along[1], along[0]]) / np.linalg.norm(along)
     shifts = np.arange(-8, 9) / 100
@@ -165,7 +166,8 @@ def _lip_edges(crop: ByteArray, mesh: FloatArray) -> float:
     for contour in MOUTH_CONTOURS:
         line = np.stack([np.interp(places, np.arange(11), mesh[contour, axis]) for axis in (0, 1)], -1)
         at = (line + (shifts * unit)[:, None, None] * normal).astype(np.float32)
-        mean = np.gradient(cv2.remap(light, at, None, cv2.INTER_LINEAR), shifts, axis=0).mean(1)
+        seen = cv2.remap(light, at[..., 0], at[..., 1], cv2.INTER_LINEAR)
+        mean = np.gradient(seen, shifts, axis=0).mean(1)
         steepest.append(np.abs(mean).max())
     low, high = mesh[:, :2].min(0).astype(int), mesh[:, :2].max(0).astype(int)
     face = light[max(int(mesh[9, 1]), 0) : high[1], max(low[0], 0) : high[0]]
