@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,21 +12,20 @@ torch = pytest.importorskip("torch")
 
 from engines.networks.ddim import Ddim, DdimConfig, signal_shares  # noqa: E402
 from engines.networks.denoiser import PUBLISHED, Denoiser, DenoiserConfig, RelativePositionBias  # noqa: E402
+from engines.checkpoints import DENOISER  # noqa: E402
 from tests import seeded_weights  # noqa: E402
-from tests.golden import GOLDEN, golden, golden_seed  # noqa: E402
+from tests.golden import assert_sampled, golden, golden_seed  # noqa: E402
+from tests.published import array, capture  # noqa: E402
+from tests.published import network as published_network  # noqa: E402
 
-PREFIX = "point_model.model."
 SMALL = DenoiserConfig(width=32, layers=2, heads=4, time_width=16, audio_width=24, rotary=4, time_per_token=True)
 STREAMING = DdimConfig(steps=3, schedule="cosine", prediction="v", spacing="trailing", context_time=100, guided=True)
 
 
 @pytest.fixture(scope="module")
 def published() -> Denoiser:
-    manifest = json.loads((GOLDEN.parent / "manifests" / "KDTalker.json").read_text())
-    arrays = seeded_weights.make_weights(manifest, golden_seed())
-    network = Denoiser(PUBLISHED)
-    network.load_state_dict({key.removeprefix(PREFIX): torch.from_numpy(array) for key, array in arrays.items()})
-    return network.eval()
+    network: Denoiser = published_network(DENOISER)
+    return network
 
 
 def assert_near(ours: torch.Tensor, expected: np.ndarray, bound: float) -> None:
@@ -60,6 +59,12 @@ def test_parts_give_the_published_numbers(published: Denoiser) -> None:
     data = golden("denoiser")
     assert_near(published.time_mlp(torch.tensor([0, 20, 500, 980, 999])), data["time_embedding"], 1e-5)
     assert_near(published.time_rel_pos_bias(66)[0], data["rel_pos_bias_66_head0"], 1e-6)
+    with capture(published, "input_projection", "layers.0.0", "layers.0.1", "layers.0.2") as seen:
+        published(torch.from_numpy(data["x_64"]), torch.from_numpy(data["context_64"]), torch.tensor([500]))
+    names = {"input_projection": "input_projection", "block1": "layers.0.0", "block2": "layers.0.1", "attention": "layers.0.2"}
+    for name, module in names.items():
+        key = name if name == module else f"layer0_{name}"
+        assert_sampled(array(seen.outputs[module]), data, f"{key}_t500_n64", 2e-5)
     buckets = RelativePositionBias.buckets(136).numpy()
     np.testing.assert_array_equal(buckets[0], data["rel_pos_bucket_136_row0"])
     np.testing.assert_array_equal(buckets[135], data["rel_pos_bucket_136_row135"])
@@ -72,7 +77,18 @@ def test_ddim_gives_the_published_numbers(published: Denoiser, steps: int) -> No
     assert loop.config.timesteps() == data[f"timesteps_{steps}"].tolist()
     tokens = torch.from_numpy(np.stack([data["ori"], data["ref"]], 1))
     audio, noise = torch.from_numpy(data["audio"]), torch.from_numpy(data["noise"])
-    assert_near(loop(tokens, audio, noise), data[f"sample_{steps}"], 1e-4)
+    states: list[torch.Tensor] = []
+    step = loop.step
+
+    def watched(*arguments: Any) -> torch.Tensor:
+        states.append(step(*arguments))
+        return states[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "step", watched)
+        assert_near(loop(tokens, audio, noise), data[f"sample_{steps}"], 1e-4)
+    assert_near(states[0][:, ::4], data[f"after_step1_{steps}"], 1e-4)
+    assert_near(states[steps // 2 - 1][:, ::4], data[f"after_half_{steps}"], 1e-4)
 
 
 @torch.inference_mode()

@@ -95,18 +95,17 @@ class RelativePositionBias(nn.Module):
 
 
 class Rotary(nn.Module):
-    """Rotates interleaved pairs of the first features by position."""
+    """Rotates interleaved pairs of the first features by position. One constant, shared by all layers."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.width = width
-        self.register_buffer("freqs", 10000.0 ** (-torch.arange(0, width, 2, dtype=torch.float64) / width))
-        self.float()
+        frequencies = 10000.0 ** (-torch.arange(0, width, 2, dtype=torch.float64) / width)
+        self.freqs = nn.Parameter(frequencies.float(), requires_grad=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, heads, n, head width) -> the same shape."""
-        freqs = self.get_buffer("freqs")
-        angles = torch.arange(x.shape[-2], device=x.device, dtype=torch.float32)[:, None] * freqs
+        angles = torch.arange(x.shape[-2], device=x.device, dtype=torch.float32)[:, None] * self.freqs
         cos, sin = angles.cos(), angles.sin()
         turning, still = x[..., : self.width], x[..., self.width :]
         even, odd = turning[..., 0::2], turning[..., 1::2]
@@ -117,11 +116,11 @@ class Rotary(nn.Module):
 class Attention(nn.Module):
     """Full bidirectional attention with relative position bias and rotary embedding."""
 
-    def __init__(self, width: int, heads: int, rotary: int) -> None:
+    def __init__(self, width: int, heads: int, rotary: Rotary) -> None:
         super().__init__()
         self.heads = heads
         self.to_qkv = nn.Linear(width, 3 * width, bias=False)
-        self.rotary_emb = Rotary(rotary)
+        self.rotary_emb = rotary
         self.proj = nn.Linear(width, width)
 
     def forward(self, x: Tensor, bias: Tensor) -> Tensor:
@@ -205,11 +204,12 @@ class Denoiser(nn.Module):
             self.positional_encoding.register_buffer("freq_bands", 2 ** torch.linspace(1, 9, 10))
         self.input_projection = nn.Linear(MOTION_WIDTH, width)
         self.time_rel_pos_bias = RelativePositionBias(config.heads)
+        rotary = Rotary(config.rotary)
         self.layers = nn.ModuleList(
             nn.ModuleList([
                 ConditionBlock(width, condition, config.published_layout),
                 ConditionBlock(width, condition, config.published_layout),
-                Residual(Normalised(width, Attention(width, config.heads, config.rotary))),
+                Residual(Normalised(width, Attention(width, config.heads, rotary))),
             ])
             for _ in range(config.layers)
         )  # fmt: skip
