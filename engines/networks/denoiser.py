@@ -22,7 +22,8 @@ FARTHEST = 128  # tokens; beyond it all distances share a bucket
 
 @dataclass(frozen=True, slots=True)
 class DenoiserConfig:
-    """Sizes of one denoiser. `rotary` features of each head turn with position, the others stay.
+    """Sizes of one denoiser. `rotary` features of each head turn with position, the others stay;
+    `dropout` acts in training only.
 
     `time_per_token`: time is (B, n) instead of (B,). `published_layout`: keep the parameters that the
     published checkpoint holds and never uses.
@@ -34,6 +35,7 @@ class DenoiserConfig:
     time_width: int
     audio_width: int
     rotary: int
+    dropout: float = 0.0
     time_per_token: bool = False
     published_layout: bool = False
 
@@ -169,16 +171,18 @@ class Block(nn.Module):
 class ConditionBlock(nn.Module):
     """Two maps, the first scaled and shifted by time and sound (FiLM, arXiv 1709.07871)."""
 
-    def __init__(self, width: int, condition: int, published_layout: bool) -> None:
+    def __init__(self, config: DenoiserConfig) -> None:
         super().__init__()
-        self.mlp = nn.Sequential(nn.SiLU(), nn.Linear(condition, 2 * width))
+        width = config.width
+        self.mlp = nn.Sequential(nn.SiLU(), nn.Linear(config.time_width + config.audio_width, 2 * width))
         self.block1 = Block(width, normalised=True)
-        self.block2 = Block(width, normalised=published_layout)  # its norm is stored and never used
+        self.block2 = Block(width, normalised=config.published_layout)  # its norm is stored and never used
+        self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
         scale, shift = self.mlp(condition).chunk(2, -1)
         h = nn.functional.silu(self.block1.norm(self.block1.proj(x)) * (scale + 1) + shift)
-        return x + nn.functional.silu(self.block2.proj(h))
+        return x + nn.functional.silu(self.block2.proj(self.dropout(h)))
 
 
 class Denoiser(nn.Module):
@@ -192,7 +196,7 @@ class Denoiser(nn.Module):
     def __init__(self, config: DenoiserConfig) -> None:
         super().__init__()
         self.config = config
-        width, condition = config.width, config.time_width + config.audio_width
+        width = config.width
         self.time_mlp = nn.Sequential(
             TimeEmbedding(width),
             nn.Linear(width, config.time_width),
@@ -207,8 +211,8 @@ class Denoiser(nn.Module):
         rotary = Rotary(config.rotary)
         self.layers = nn.ModuleList(
             nn.ModuleList([
-                ConditionBlock(width, condition, config.published_layout),
-                ConditionBlock(width, condition, config.published_layout),
+                ConditionBlock(config),
+                ConditionBlock(config),
                 Residual(Normalised(width, Attention(width, config.heads, rotary))),
             ])
             for _ in range(config.layers)

@@ -1,0 +1,200 @@
+"""Published checkpoint files into networks: strictly, or not at all.
+
+Nothing but tensors and plain containers is ever unpickled. The file of KDTalker's trainer may hold objects of
+foreign classes beside the weights; those come back as inert placeholders and are ignored.
+"""
+
+from __future__ import annotations
+
+import logging
+import pickle
+import zipfile
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Generic, TypeVar, cast
+
+import torch
+from torch import Tensor, nn
+
+from engines.networks.appearance import AppearanceExtractor
+from engines.networks.audio_encoder import AudioEncoder
+from engines.networks.decoder import SpadeDecoder
+from engines.networks.denoiser import PUBLISHED, Denoiser
+from engines.networks.motion_extractor import MotionExtractor
+from engines.networks.stitching import StitchingRetargeting
+from engines.networks.warping import WarpingModule
+from engines.types import WeightsError
+
+log = logging.getLogger(__name__)
+
+Network = TypeVar("Network", bound=nn.Module)
+
+SHOWN = 4  # keys named in a message before the rest is counted
+ZIP_MAGIC = b"PK\x03\x04"
+WRAPPERS = ("model", "state_dict")  # entries that hold the weights where other things lie beside them
+# The only globals a checkpoint may bring to life; storages are resolved by torch itself.
+_HARMLESS = {
+    ("collections", "OrderedDict"): OrderedDict,
+    ("torch._utils", "_rebuild_tensor"): torch._utils._rebuild_tensor,
+    ("torch._utils", "_rebuild_tensor_v2"): torch._utils._rebuild_tensor_v2,
+    ("torch._utils", "_rebuild_parameter"): torch._utils._rebuild_parameter,
+    ("torch", "Size"): torch.Size,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint(Generic[Network]):
+    """A published file and the network it fills.
+
+    `prefix` begins the keys that are the network's, "module." left out: it is dropped wherever it occurs.
+    """
+
+    file: str
+    prefix: str
+    network: Callable[[], Network]
+
+
+DENOISER = Checkpoint("KDTalker.pth", "point_model.model.", lambda: Denoiser(PUBLISHED))
+AUDIO_ENCODER = Checkpoint("wav2lip.pth", "audio_encoder.", AudioEncoder)
+MOTION_EXTRACTOR = Checkpoint("motion_extractor.pth", "detector.", MotionExtractor)
+APPEARANCE = Checkpoint("appearance_feature_extractor.pth", "", AppearanceExtractor)
+WARPING = Checkpoint("warping_module.pth", "", WarpingModule)
+DECODER = Checkpoint("spade_generator.pth", "", SpadeDecoder)
+STITCHING = Checkpoint("stitching_retargeting_module.pth", "", StitchingRetargeting)
+CHECKPOINTS: tuple[Checkpoint[Any], ...] = (
+    DENOISER,
+    AUDIO_ENCODER,
+    MOTION_EXTRACTOR,
+    APPEARANCE,
+    WARPING,
+    DECODER,
+    STITCHING,
+)
+
+
+class Placeholder:
+    """Stands where a checkpoint holds an object of an unknown class. Takes whatever it is given and does nothing."""
+
+    def __new__(cls, *args: object, **kwargs: object) -> Placeholder:
+        return super().__new__(cls)
+
+    def __init__(self, *args: object, **kwargs: object) -> None: ...
+
+    def __setstate__(self, state: object) -> None: ...
+
+    def __setitem__(self, key: object, value: object) -> None: ...
+
+    def append(self, item: object) -> None: ...
+
+    def extend(self, items: object) -> None: ...
+
+    def add(self, item: object) -> None: ...
+
+
+class _InertUnpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str, /) -> Any:
+        return _HARMLESS.get((module, name)) or type(name, (Placeholder,), {"__module__": module})
+
+
+# The shape of a pickle module, as torch.load wants it.
+_INERT = SimpleNamespace(
+    __name__="inert_pickle",
+    Unpickler=_InertUnpickler,
+    load=lambda file, **options: _InertUnpickler(file, **options).load(),
+)
+
+
+def load_checkpoint(checkpoint: Checkpoint[Network], path: Path) -> Network:
+    """The network with the weights of `path`, float32, on the CPU, in evaluation mode.
+
+    Raises WeightsError when the file is missing, damaged, or does not hold exactly the network's tensors;
+    entries beyond them are named in the log and ignored (those of other networks in the file silently).
+    """
+    return fill(checkpoint, read_tensors(path), path.name)
+
+
+def fill(checkpoint: Checkpoint[Network], tensors: Mapping[str, Tensor], name: str) -> Network:
+    """A network of `checkpoint` with `tensors`, keyed as `read_tensors` keys them; see `load_checkpoint`."""
+    network = checkpoint.network()
+    wanted = {checkpoint.prefix + key: value for key, value in network.state_dict().items()}
+    differences = list(_differences(wanted, tensors))
+    if differences:
+        rest = f", and {len(differences) - SHOWN} more" if len(differences) > SHOWN else ""
+        raise WeightsError(
+            f"{name} does not hold the weights of {checkpoint.file}: {'; '.join(differences[:SHOWN])}{rest}. "
+            "Nothing was loaded; fetch the file again with `kdtalker weights`."
+        )
+    extra = sorted(key for key in tensors.keys() - wanted.keys() if key.startswith(checkpoint.prefix))
+    if extra:
+        log.warning("%s: %d entries beyond the network's are ignored: %s", name, len(extra), ", ".join(extra))
+    network.load_state_dict({key: tensors[checkpoint.prefix + key] for key in network.state_dict()}, strict=True)
+    return network.float().eval()
+
+
+def _differences(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> Iterator[str]:
+    for key, value in wanted.items():
+        found = given.get(key)
+        if found is None:
+            yield f"'{key}' {tuple(value.shape)} is missing"
+        elif found.shape != value.shape:
+            yield f"'{key}' is {tuple(found.shape)} and should be {tuple(value.shape)}"
+        elif found.is_floating_point() != value.is_floating_point():
+            yield f"'{key}' is {found.dtype} and should be {value.dtype}"
+        elif not bool(torch.isfinite(found).all()):
+            yield f"'{key}' holds values that are not finite"
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Every tensor of a checkpoint file by its dotted key, wrappers unwrapped and "module." dropped.
+
+    Raises WeightsError when the file is missing, is no checkpoint or is damaged.
+    """
+    if not path.is_file():
+        raise WeightsError(f"There is no file {path}; `kdtalker weights` fetches it.")
+    try:
+        _check_archive(path)
+        content = _unpickle(path)
+    except Exception as error:  # torch and pickle let out half a dozen unrelated classes on foreign bytes
+        detail = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise WeightsError(
+            f"{path} is no PyTorch checkpoint or is damaged ({detail}); delete it and run `kdtalker weights` again."
+        ) from error
+    for wrapper in WRAPPERS:
+        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
+            content = content[wrapper]
+            break
+    if not isinstance(content, Mapping):
+        raise WeightsError(f"{path} holds a {type(content).__name__} and no table of weights; it is another kind of file.")
+    return dict(_flatten(content))
+
+
+def _check_archive(path: Path) -> None:
+    """Refuse flipped bits, which torch does not look for, and archives of code."""
+    with path.open("rb") as file:
+        if file.read(4) != ZIP_MAGIC:
+            return  # the older format, which has no checksums
+    with zipfile.ZipFile(path) as archive:
+        damaged = archive.testzip()
+        if damaged:
+            raise ValueError(f"the checksum of {damaged} is wrong")
+        if any(Path(name).name == "constants.pkl" for name in archive.namelist()):
+            raise ValueError("it is a TorchScript program")
+
+
+def _unpickle(path: Path) -> object:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        return torch.load(path, map_location="cpu", weights_only=False, pickle_module=cast(Any, _INERT))
+
+
+def _flatten(content: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Tensor]]:
+    for key, value in content.items():
+        name = ".".join(part for part in f"{prefix}{key}".split(".") if part != "module")
+        if isinstance(value, Tensor):
+            yield name, value.detach()
+        elif isinstance(value, Mapping):
+            yield from _flatten(value, f"{name}.")

@@ -1,0 +1,89 @@
+"""Streaming generation for many clips at once, with the sampler that runs in production."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from engines.audio import BANDS, SILENCE, mel_windows
+from engines.face_mesh import FaceModel
+from engines.networks.audio_features import AudioFeatures
+from engines.networks.ddim import Ddim
+from engines.profile import EMBEDDED, WindowPlan
+from engines.runtime.base import TensorSpec
+from engines.sampler import Sampler
+from engines.types import MOTION_WIDTH, FloatArray
+from training.batches import WINDOW
+from training.corpus import Item, mouth_numbers, rest_values
+
+Encode = Callable[[FloatArray], FloatArray]
+
+
+@dataclass(frozen=True, slots=True)
+class TorchWindow:
+    """A DDIM loop behind the engine contract, so that the sampler can run a network still in training."""
+
+    loop: Ddim
+    name: str = "window"
+    inputs: tuple[TensorSpec, ...] = ()
+    outputs: tuple[TensorSpec, ...] = ()
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+    def run(self, **arrays: np.ndarray[Any, Any]) -> dict[str, np.ndarray[Any, Any]]:
+        with torch.inference_mode():
+            motion = self.loop(**{name: torch.from_numpy(array) for name, array in arrays.items()})
+        return {"motion": motion.numpy()}
+
+    def close(self) -> None:
+        """Nothing to give back."""
+
+
+def torch_encoder(encoder: AudioFeatures) -> Encode:
+    def encode(windows: FloatArray) -> FloatArray:
+        with torch.inference_mode():
+            return np.asarray(encoder(torch.from_numpy(windows)).numpy())
+
+    return encode
+
+
+def per_number(face: FaceModel, mouth: float, rest: float) -> FloatArray:
+    """One value for the mouth's numbers, one for the others, f32 (70,)."""
+    return np.where(mouth_numbers(face), mouth, rest).astype(np.float32)
+
+
+def features_of(items: list[Item], encode: Encode) -> list[FloatArray]:
+    """Sound features f32 (T, A) of every clip."""
+    return [encode(mel_windows(item.mel.T, WINDOW, len(item.motion))) for item in items]
+
+
+def stream(
+    sampler: Sampler, face: FaceModel, features: list[FloatArray], canonical: list[FloatArray], silence: FloatArray, seed: int
+) -> list[FloatArray]:
+    """Normalised motion (T, 70) of every clip, generated hop by hop as in a call, all clips side by side."""
+    plan: WindowPlan = sampler.plan
+    longest = max(len(feature) for feature in features)
+    hops = -(-longest // plan.new)
+    sound = np.broadcast_to(silence, (len(features), plan.length + hops * plan.new, len(silence))).copy()
+    for row, feature in enumerate(features):
+        sound[row, plan.committed : plan.committed + len(feature)] = feature
+    rest = rest_values(face)
+    states = [sampler.begin(token, rest, silence, seed + row) for row, token in enumerate(canonical)]
+    motion = np.empty((len(features), hops * plan.new, MOTION_WIDTH), np.float32)
+    for hop in range(hops):
+        first = hop * plan.new
+        motion[:, first : first + plan.new], states = sampler.advance(states, sound[:, first : first + plan.length])
+    return [rows[: len(feature)] for rows, feature in zip(motion, features, strict=True)]
+
+
+def silent_feature(encode: Encode) -> FloatArray:
+    """Feature (A,) of digital silence."""
+    return encode(np.full((1, BANDS, WINDOW.columns), SILENCE, np.float32))[0]
+
+
+def torch_sampler(loop: Ddim, face: FaceModel, guidance: tuple[float, float], temperature: tuple[float, float]) -> Sampler:
+    """The production sampler around a torch network; (mouth, rest) pairs."""
+    return Sampler(TorchWindow(loop), EMBEDDED.window, per_number(face, *guidance), per_number(face, *temperature))

@@ -1,0 +1,246 @@
+"""Training of the windowed denoiser with its audio encoder.
+
+v-prediction on a cosine schedule; windows of random length whose beginning is context (none, clean or
+noised at a level of its own); lip errors weigh extra, because numbers that a viewer reads are few.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from torch import Tensor, nn
+
+from engines.face_mesh import FaceModel, face_model
+from engines.networks.audio_features import AudioFeatures
+from engines.networks.ddim import PREFIX, TRAINING_STEPS, Ddim, DdimConfig, signal_shares
+from engines.networks.denoiser import Denoiser, DenoiserConfig
+from training.batches import Batch, Batches
+from training.corpus import Item, measuring_matrix, rest_values
+from training.generate import features_of, silent_feature, stream, torch_encoder, torch_sampler
+from training.metrics import lip_curves, lip_score
+
+NETWORK = DenoiserConfig(
+    width=160, layers=4, heads=4, time_width=64, audio_width=128, rotary=8, dropout=0.1, time_per_token=True
+)
+SAMPLING = DdimConfig(
+    steps=3, schedule="cosine", prediction="v", spacing="trailing", context_time=150, guided=True
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """Everything that decides a training run."""
+
+    network: DenoiserConfig = NETWORK
+    sampling: DdimConfig = SAMPLING
+    mix: dict[str, float] = field(default_factory=lambda: {"grid_s1": 0.20, "lrcar": 0.55, "clips": 0.25})
+    steps: int = 4000
+    frames: int = 860  # a step
+    rate: float = 2e-3
+    warm_up: int = 100
+    decay: float = 0.02
+    ema: float = 0.999
+    deaf: float = 0.12  # share of windows without sound, for guidance
+    lips: float = 1.0
+    velocity: float = 0.5
+    check_every: int = 400
+    seed: int = 0
+    guidance: tuple[float, float] = (1.5, 1.0)  # (mouth, rest), for choosing checkpoints
+    temperature: tuple[float, float] = (0.3, 1.0)
+
+
+class MotionModel(nn.Module):
+    """Encoder and denoiser, trained together, exported apart."""
+
+    def __init__(self, network: DenoiserConfig) -> None:
+        super().__init__()
+        self.encoder = AudioFeatures(width=network.audio_width)
+        self.denoiser = Denoiser(network)
+
+    def forward(self, mel: Tensor, tokens: Tensor, frames: Tensor, time: Tensor, heard: Tensor) -> Tensor:
+        """`mel` (B, N, 80, 20), `tokens` (B, 2, 70), `frames` (B, N, 70), `time` (B, N), `heard` (B,) -> (B, N, 70)."""
+        sound = self.encoder(mel.flatten(0, 1)).unflatten(0, mel.shape[:2]) * heard[:, None, None]
+        context = torch.cat([torch.zeros_like(sound[:, :PREFIX]), sound], 1)
+        whole = torch.cat([torch.zeros_like(time[:, :PREFIX]), time], 1)
+        predicted: Tensor = self.denoiser(torch.cat([tokens, frames], 1), context, whole)[:, PREFIX:]
+        return predicted
+
+
+class Objective:
+    """The loss of one batch; draws its own noise from a seeded generator."""
+
+    def __init__(self, face: FaceModel, items: list[Item], recipe: Recipe) -> None:
+        self.recipe = recipe
+        self.shares = signal_shares("cosine")
+        self.rest = torch.from_numpy(rest_values(face))
+        measures = measuring_matrix(face)
+        spread = np.concatenate([item.motion @ measures for item in items]).std(0)
+        self.measures = torch.from_numpy(measures / spread)
+        self.noise = torch.Generator().manual_seed(recipe.seed)
+
+    def _uniform(self, *shape: int) -> Tensor:
+        return torch.rand(*shape, generator=self.noise)
+
+    def _normal(self, *shape: int) -> Tensor:
+        return torch.randn(*shape, generator=self.noise)
+
+    def __call__(self, model: MotionModel, batch: Batch) -> tuple[Tensor, dict[str, float]]:
+        motion = torch.from_numpy(batch.motion)
+        count, length = motion.shape[:2]
+        time = (self._uniform(count) ** 0.6 * TRAINING_STEPS).long().clamp(max=TRAINING_STEPS - 1)
+        time[self._uniform(count) < 0.05] = TRAINING_STEPS - 1
+        prefix = (1 + self._uniform(count) * (length - 2)).long()
+        prefix[self._uniform(count) < 0.15] = 0
+        shown = (self._uniform(count) * 600).long()
+        shown[self._uniform(count) < 0.25] = 0
+        given = torch.arange(length) < prefix[:, None]  # (B, N)
+        times = torch.where(given, shown[:, None], time[:, None])
+        share = self.shares[times][..., None]
+        noise = self._normal(*motion.shape)
+        # What a call feeds back is never exact: context and reference are off by a little, together.
+        off = 0.1 * self._normal(count, 1, motion.shape[2])
+        fed = motion + off * given[..., None]
+        noisy = share.sqrt() * fed + (1 - share).sqrt() * noise
+        reference = torch.from_numpy(batch.reference) + off[:, 0]
+        photo = (prefix == 0) & (self._uniform(count) < 0.5)
+        reference = torch.where(photo[:, None], self.rest, reference)
+        tokens = torch.stack([torch.from_numpy(batch.canonical), reference], 1)
+        heard = (self._uniform(count) >= self.recipe.deaf).float()
+        predicted = model(torch.from_numpy(batch.mel), tokens, noisy, times.float(), heard)
+        return self._errors(predicted, motion, noisy, noise, share, given, torch.from_numpy(batch.pose_weight))
+
+    def _errors(
+        self, predicted: Tensor, motion: Tensor, noisy: Tensor, noise: Tensor, share: Tensor, given: Tensor, pose: Tensor
+    ) -> tuple[Tensor, dict[str, float]]:
+        target = share.sqrt() * noise - (1 - share).sqrt() * motion
+        weight = torch.ones_like(motion)
+        weight[..., :7] = pose[:, None, None]
+        weight = weight * ~given[..., None]
+        v = (weight * (predicted - target) ** 2).sum() / weight.sum()
+        clean = torch.where(given[..., None], motion, share.sqrt() * noisy - (1 - share).sqrt() * predicted)
+        error = (clean - motion) @ self.measures
+        new = (~given).sum() * error.shape[-1]
+        lips = error.square().sum() / new
+        velocity = error.diff(dim=1).square().sum() / new
+        total = v + self.recipe.lips * lips + self.recipe.velocity * velocity
+        return total, {"v": v.item(), "lips": lips.item(), "velocity": velocity.item()}
+
+
+def rate_at(step: int, recipe: Recipe) -> float:
+    """Learning rate: linear warm-up, then half a cosine to zero."""
+    if step < recipe.warm_up:
+        return recipe.rate * (step + 1) / recipe.warm_up
+    return recipe.rate * 0.5 * (1 + math.cos(math.pi * (step - recipe.warm_up) / max(1, recipe.steps - recipe.warm_up)))
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """What training hands to export: recipe, weights (EMA) and the figures it was chosen by."""
+
+    recipe: Recipe
+    state: dict[str, Tensor]
+    step: int
+    history: list[dict[str, Any]]
+
+    def save(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.save(
+            {"recipe": asdict(self.recipe), "state": self.state, "step": self.step, "history": self.history}, path
+        )
+
+
+def load_model(path: Path) -> tuple[MotionModel, dict[str, Any]]:
+    """Model with the weights of a saved checkpoint, and the whole checkpoint."""
+    saved = torch.load(path, weights_only=True)
+    model = MotionModel(DenoiserConfig(**saved["recipe"]["network"]))
+    model.load_state_dict(saved["state"])
+    return model.eval(), saved
+
+
+class Chooser:
+    """Scores a model by streaming through the validation clips."""
+
+    def __init__(self, items: list[Item], face: FaceModel, recipe: Recipe) -> None:
+        natural = [item for item in items if item.clip.dataset == "clips"]
+        short = [item for item in items if item.clip.dataset == "lrcar"][::4]
+        studio = [item for item in items if item.clip.dataset == "grid_s1"][::8]
+        self.groups = {"clips": natural, "lrcar": short, "grid_s1": studio}
+        self.face, self.recipe, self.measures = face, recipe, measuring_matrix(face)
+
+    def __call__(self, model: MotionModel) -> dict[str, float]:
+        encode = torch_encoder(model.encoder)
+        loop = Ddim(model.denoiser, self.recipe.sampling)
+        sampler = torch_sampler(loop, self.face, self.recipe.guidance, self.recipe.temperature)
+        figures: dict[str, float] = {}
+        for name, items in self.groups.items():
+            if not items:
+                continue
+            made = stream(
+                sampler, self.face, features_of(items, encode), [i.canonical for i in items], silent_feature(encode), 1
+            )
+            curves = [lip_curves(motion, self.measures) for motion in made]
+            truth = [lip_curves(item.motion, self.measures) for item in items]
+            score = lip_score(curves, truth, pooled=name == "lrcar")
+            figures |= {f"{name}.{key}": round(value, 4) for key, value in score.correlation.items()}
+            figures |= {f"{name}.{key}.amplitude": round(value, 4) for key, value in score.amplitude.items()}
+            figures[f"{name}.mean"] = round(score.mean_correlation, 4)
+        shares = {"clips": 0.5, "lrcar": 0.3, "grid_s1": 0.2}
+        present = {name: share for name, share in shares.items() if f"{name}.mean" in figures}
+        figures["score"] = sum(s * figures[f"{n}.mean"] for n, s in present.items()) / sum(present.values())
+        return figures
+
+
+def train(recipe: Recipe, items: list[Item], mirror: np.ndarray, path: Path) -> Checkpoint:
+    """Train, keep the EMA weights that score best on the validation clips, save them to `path`."""
+    torch.manual_seed(recipe.seed)
+    face = face_model()
+    learn = [item for item in items if item.clip.split == "train"]
+    choose = Chooser([item for item in items if item.clip.split == "val"], face, recipe)
+    batches, objective = Batches(learn, face, mirror, recipe.seed, recipe.mix), Objective(face, learn, recipe)
+    model = MotionModel(recipe.network)
+    smooth = copy.deepcopy(model).eval().requires_grad_(False)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=recipe.rate, weight_decay=recipe.decay, betas=(0.9, 0.99))
+    history: list[dict[str, Any]] = []
+    best = Checkpoint(recipe, copy.deepcopy(smooth.state_dict()), 0, history)
+    best_score = -math.inf
+    recent: list[dict[str, float]] = []
+    for step in progress(recipe.steps):
+        model.train()
+        for group in optimiser.param_groups:
+            group["lr"] = rate_at(step, recipe)
+        loss, parts = objective(model, batches.draw(recipe.frames))
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimiser.step()
+        recent.append(parts | {"loss": loss.item()})
+        keep = min(recipe.ema, (1 + step) / (10 + step))
+        for slow, fast in zip(smooth.parameters(), model.parameters(), strict=True):
+            slow.lerp_(fast.detach(), 1 - keep)
+        if (step + 1) % recipe.check_every == 0 or step + 1 == recipe.steps:
+            losses = {key: round(float(np.mean([r[key] for r in recent])), 4) for key in recent[0]}
+            figures = choose(smooth)
+            recent.clear()
+            history.append({"step": step + 1, **losses, **figures})
+            if figures["score"] > best_score:
+                best_score = figures["score"]
+                best = replace(best, state=copy.deepcopy(smooth.state_dict()), step=step + 1)
+                best.save(path)
+            print(history[-1], flush=True)
+    best.save(path)
+    return best
+
+
+def progress(steps: int) -> Iterator[int]:
+    """Step numbers behind a progress bar."""
+    columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, transient=True) as bar:
+        yield from bar.track(range(steps))
