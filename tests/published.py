@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from engines import checkpoints
-from engines.checkpoints import Checkpoint
+from engines.networks import checkpoints
+from engines.networks.checkpoints import Checkpoint
 from tests import seeded_weights
 from tests.golden import MANIFESTS, golden_seed
 
@@ -29,11 +29,16 @@ def our_key(key: str) -> str:
     return key.replace("/", ".").replace("module.", "")
 
 
-@cache
-def network(checkpoint: Checkpoint[Any]) -> Any:
-    """The network of `checkpoint` with seeded weights; shared, so never to be changed."""
+def fresh_network(checkpoint: Checkpoint[Any]) -> Any:
+    """The network of `checkpoint` with seeded weights."""
     tensors = {our_key(key): torch.from_numpy(array) for key, array in arrays(checkpoint).items()}
     return checkpoints.fill(checkpoint, tensors, checkpoint.file)
+
+
+@cache
+def network(checkpoint: Checkpoint[Any]) -> Any:
+    """`fresh_network`, shared between tests, so never to be changed."""
+    return fresh_network(checkpoint)
 
 
 class Capture:

@@ -12,7 +12,7 @@ torch = pytest.importorskip("torch")
 
 from engines.networks.ddim import Ddim, DdimConfig, signal_shares  # noqa: E402
 from engines.networks.denoiser import PUBLISHED, Denoiser, DenoiserConfig, RelativePositionBias  # noqa: E402
-from engines.checkpoints import DENOISER  # noqa: E402
+from engines.networks.checkpoints import DENOISER  # noqa: E402
 from tests import seeded_weights  # noqa: E402
 from tests.golden import assert_sampled, golden, golden_seed  # noqa: E402
 from tests.published import array, capture  # noqa: E402

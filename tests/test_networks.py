@@ -1,18 +1,17 @@
 """Every published network against the numbers of the original, and its size against the published table."""
 
-import copy
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from engines import checkpoints
-from engines.checkpoints import CHECKPOINTS, Checkpoint
-from engines.networks.layers import fold
+from engines.audio import log_mel, mel_windows
+from engines.exact import MEL
+from engines.networks import checkpoints
+from engines.networks.checkpoints import CHECKPOINTS, Checkpoint
 from engines.networks.motion_extractor import degrees
 from tests import seeded_weights
 from tests.golden import assert_close, assert_sampled, golden, golden_seed
@@ -65,9 +64,6 @@ def test_audio_encoder() -> None:
 
 
 def published_windows() -> np.ndarray:
-    from engines.audio import log_mel, mel_windows
-    from engines.published import MEL
-
     data = golden("audio")
     sound = data["pcm16"][: int(data["n_used"])].astype(np.float32) / 32768
     return mel_windows(log_mel(sound), MEL, len(sound) // 640)
@@ -144,3 +140,40 @@ def test_stitching_and_retargeting() -> None:
     assert_close(array(stitched), data["stitched"], 1e-5)
     assert_close(array(stitching.eyes(source, eyes).flatten(1)), data["eye_delta"], 1e-5)
     assert_close(array(stitching.lips(source, lips).flatten(1)), data["lip_delta"], 1e-5)
+
+
+# Parameters and billions of operations per call (2 x multiply-adds, sampling not counted).
+PUBLISHED_SIZES = {
+    checkpoints.MOTION_EXTRACTOR: (28_118_728, 11.64),
+    checkpoints.APPEARANCE: (836_224, 64.11),
+    checkpoints.WARPING: (45_529_829, 342.07),
+    checkpoints.DECODER: (55_365_388, 891.57),
+    checkpoints.STITCHING: (45_249, 0.00009),
+    checkpoints.AUDIO_ENCODER: (2_812_672, 0.186),
+    checkpoints.DENOISER: (42_926_284, 5.70),
+}
+
+
+@pytest.mark.parametrize(("checkpoint", "size"), PUBLISHED_SIZES.items(), ids=lambda v: getattr(v, "file", ""))
+def test_size_is_the_published_one(checkpoint: Checkpoint[Any], size: tuple[int, float]) -> None:
+    def zeros(*shape: int) -> Tensor:
+        return torch.zeros(shape)
+
+    with torch.device("meta"), FlopCounterMode(display=False) as counter:
+        sized = checkpoint.network().eval()
+        if checkpoint is checkpoints.STITCHING:
+            sized = sized.retarget_shoulder  # the published table counts stitching alone
+            sized(zeros(1, 126))
+        elif checkpoint is checkpoints.AUDIO_ENCODER:
+            sized(zeros(1, 80, 16))
+        elif checkpoint is checkpoints.DENOISER:
+            sized(zeros(1, 66, 70), zeros(1, 66, 512), zeros(1))
+        elif checkpoint is checkpoints.WARPING:
+            sized(sized.prepare(zeros(1, 32, 16, 64, 64), zeros(1, 21, 3)), zeros(1, 21, 3))
+        elif checkpoint is checkpoints.DECODER:
+            sized(zeros(1, 256, 64, 64))
+        else:
+            sized(zeros(1, 3, 256, 256))
+    parameters, giga = size
+    assert sum(parameter.numel() for parameter in sized.parameters()) == parameters
+    assert counter.get_total_flops() / 1e9 == pytest.approx(giga, rel=0.02)

@@ -16,9 +16,11 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Generic, TypeVar, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from engines.motion import Normalisation
 from engines.networks.appearance import AppearanceExtractor
 from engines.networks.audio_encoder import AudioEncoder
 from engines.networks.decoder import SpadeDecoder
@@ -31,6 +33,11 @@ from engines.types import WeightsError
 log = logging.getLogger(__name__)
 
 Network = TypeVar("Network", bound=nn.Module)
+
+# norm.npz: parts of the motion vector in its order, then the canonical keypoints, each with `_mean` and `_std`.
+NORM_FILE = "norm.npz"
+NORM_PARTS = {"scale": 1, "yaw": 1, "pitch": 1, "roll": 1, "t": 3, "exp": 63}
+NORM_CANONICAL = {"kp": 63}
 
 SHOWN = 4  # keys named in a message before the rest is counted
 ZIP_MAGIC = b"PK\x03\x04"
@@ -198,3 +205,39 @@ def _flatten(content: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str
             yield name, value.detach()
         elif isinstance(value, Mapping):
             yield from _flatten(value, f"{name}.")
+
+
+def load_normalisation(path: Path) -> Normalisation:
+    """The statistics of norm.npz; raises WeightsError when the file is missing, damaged or another one."""
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return normalisation({name: archive[name] for name in archive.files})
+    except FileNotFoundError:
+        raise WeightsError(f"There is no file {path}; `kdtalker weights` fetches it.") from None
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise WeightsError(
+            f"{path} is not the published {NORM_FILE} or is damaged ({error}); "
+            "run `kdtalker weights` again, or give the file with `--norm FILE`."
+        ) from error
+
+
+def normalisation(arrays: Mapping[str, Any]) -> Normalisation:
+    """Statistics by their published names -> Normalisation; ValueError or KeyError where one is missing or wrong."""
+
+    def joined(parts: Mapping[str, int], kind: str) -> Any:
+        values = []
+        for name, width in parts.items():
+            value = np.asarray(arrays[f"{name}_{kind}"], np.float32)
+            if value.shape != (width,):
+                raise ValueError(f"'{name}_{kind}' is {value.shape} and should be {(width,)}")
+            if not np.isfinite(value).all() or (kind == "std" and (value <= 0).any()):
+                raise ValueError(f"'{name}_{kind}' holds impossible values")
+            values.append(value)
+        return np.concatenate(values)
+
+    return Normalisation(
+        joined(NORM_PARTS, "mean"),
+        joined(NORM_PARTS, "std"),
+        joined(NORM_CANONICAL, "mean"),
+        joined(NORM_CANONICAL, "std"),
+    )

@@ -50,11 +50,12 @@ class LayerNorm(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
+        self.width = width
         self.gamma = nn.Parameter(torch.ones(1, 1, width))
         self.beta = nn.Parameter(torch.zeros(1, 1, width))
 
     def forward(self, x: Tensor) -> Tensor:
-        return nn.functional.layer_norm(x, x.shape[-1:], self.gamma.flatten(), self.beta.flatten(), 1e-5)
+        return nn.functional.layer_norm(x, (self.width,), self.gamma.flatten(), self.beta.flatten(), 1e-5)
 
 
 class TimeEmbedding(nn.Module):
@@ -107,7 +108,7 @@ class Rotary(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, heads, n, head width) -> the same shape."""
-        angles = torch.arange(x.shape[-2], device=x.device, dtype=torch.float32)[:, None] * self.freqs
+        angles = torch.arange(int(x.shape[-2]), device=x.device, dtype=torch.float32)[:, None] * self.freqs
         cos, sin = angles.cos(), angles.sin()
         turning, still = x[..., : self.width], x[..., self.width :]
         even, odd = turning[..., 0::2], turning[..., 1::2]
@@ -224,7 +225,7 @@ class Denoiser(nn.Module):
         if not self.config.time_per_token:
             embedded = embedded[:, None].expand(-1, x.shape[1], -1)
         condition = torch.cat([embedded, context], -1)
-        bias = self.time_rel_pos_bias(x.shape[1])
+        bias = self.time_rel_pos_bias(int(x.shape[1]))  # a constant of an exported graph
         x = self.input_projection(x)
         for first, second, attention in self.layers:
             x = attention(second(first(x, condition), condition), bias)

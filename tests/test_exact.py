@@ -1,0 +1,111 @@
+"""The original's whole-clip routine, end to end, against its numbers."""
+
+from functools import cache
+
+import numpy as np
+import pytest
+import torch
+
+from engines import exact, motion
+from engines.networks.checkpoints import normalisation
+from engines.networks.model import PublishedModel, assemble
+from engines.types import Identity
+from tests import seeded_weights
+from tests.golden import assert_close, assert_sampled, golden, golden_seed
+from tests.published import fresh_network
+
+pytest.importorskip("torch")
+
+
+@cache
+def model() -> PublishedModel:
+    """As loaded for use: folded, on the CPU, two frames a call."""
+    data = golden("e2e")
+    statistics = {name.removeprefix("norm_"): value for name, value in data.items() if name.startswith("norm_")}
+    return assemble(fresh_network, normalisation(statistics), "cpu", rows=2)
+
+
+@cache
+def identity() -> Identity:
+    picture = golden("e2e")["image"]
+    canonical, source = model().read_motion(picture)
+    volume = model().read_appearance(picture)
+    return Identity("kdtalker", "0" * 64, canonical, source, np.zeros((512, 512, 3), np.uint8), {"volume": volume})
+
+
+@cache
+def windows() -> np.ndarray:
+    """Normalised motion of the whole clip, padding included, with the golden noise."""
+
+    def noise(number: int) -> np.ndarray:
+        return seeded_weights.normal(golden_seed(), f"e2e.noise.{number}", (1, 64, 70))[0]
+
+    features = exact.clip_features(model(), golden("e2e")["pcm16"].astype(np.float32) / 32768)
+    return exact.sample_clip(model(), identity(), features, noise)
+
+
+@cache
+def clip() -> np.ndarray:
+    """Smoothed motion in physical units."""
+    frames = len(golden("e2e")["smooth_t_in"])
+    return exact.smooth_clip(model().normalisation.denormalise(windows()[:frames]))
+
+
+def source_keypoints() -> np.ndarray:
+    return motion.keypoints(identity().canonical, exact.absolute(identity().source, identity().source[None]))
+
+
+def driving(vectors: np.ndarray) -> np.ndarray:
+    return motion.keypoints(identity().canonical, vectors)
+
+
+def test_source() -> None:
+    data = golden("e2e")
+    assert_close(source_keypoints(), data["kp_source"], 1e-4)
+    assert_close(model().normalisation.canonical_token(identity().canonical), data["ori_token"].reshape(70), 1e-4)
+    assert_close(model().normalisation.normalise(identity().source), data["ref_tokens"][0].reshape(70), 1e-4)
+    assert_sampled(identity().tables["volume"][None], data, "feature_3d", 1e-4)
+
+
+def test_windows_and_what_links_them() -> None:
+    data = golden("e2e")
+    assert len(windows()) == 64 * int(data["noise_windows"])
+    assert_close(windows(), data["windows"].reshape(-1, 70), 1e-4)
+    assert_close(windows()[63:-1:64], data["ref_tokens"][1:].reshape(-1, 70), 1e-4)
+
+
+def test_motion_before_smoothing() -> None:
+    data = golden("e2e")
+    raw = model().normalisation.denormalise(windows()[: len(data["smooth_t_in"])])
+    for name, columns in {"yaw": [1], "pitch": [2], "roll": [3], "t": range(4, 7), "exp": range(7, 70)}.items():
+        assert_close(raw[:, list(columns)], data[f"smooth_{name}_in"], 1e-4)
+
+
+def test_keypoints_in_every_mode() -> None:
+    data = golden("e2e")
+    absolute = driving(exact.absolute(identity().source, clip()))
+    assert_close(absolute, data["kp_driving"], 1e-4)
+    assert_close(driving(exact.relative(identity().source, clip())), data["kp_driving_relative"], 1e-4)
+    expected = data["kp_driving_stitched"]
+    assert_close(model().stitch(source_keypoints()[0], absolute[: len(expected)]), expected, 1e-4)
+
+
+def test_frames() -> None:
+    data = golden("e2e")
+    count = int(data["frames_shape"][0])
+    vectors = exact.absolute(identity().source, clip())[:count]
+    source = model().prepare(identity().tables["volume"], source_keypoints()[0])
+    pictures = torch.cat(list(model().pictures(source, driving(vectors)))).numpy()
+    assert_sampled(pictures, data, "frames", 1e-3)
+    frames = (np.clip(pictures, 0, 1) * 255).astype(np.uint8).transpose(0, 2, 3, 1)
+    assert np.abs(frames[:, ::8, ::8].astype(int) - data["frames_u8_every8"]).max() <= 1
+    np.testing.assert_allclose(frames.mean(axis=(1, 2, 3)), data["frames_u8_mean"].reshape(-1), atol=1)
+
+
+def test_short_clips_have_all_their_frames() -> None:
+    for frames in (1, 5, 31):
+        pcm = np.random.default_rng(frames).normal(0, 0.1, 640 * frames + 100).astype(np.float32)
+        features = exact.clip_features(model(), pcm)
+        assert features.shape == (frames, 512)
+        one_step = exact.DdimConfig(steps=1)
+        assert exact.sample_clip(model(), identity(), features, exact.seeded_noise(0), one_step).shape == (64, 70)
