@@ -1,0 +1,156 @@
+"""Every touch of aiortc's private parts (1.16), in one place and each with a test.
+
+Each function refuses loudly where the attribute it needs is gone, so that an upgrade of aiortc fails in a
+test and not in a call. What lives elsewhere uses aiortc's public interface only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from aiortc import RTCConfiguration, RTCIceServer, RTCPeerConnection, RTCRtpReceiver, RTCRtpSender, RTCRtpTransceiver
+from aiortc.codecs import get_encoder
+from aiortc.jitterbuffer import JitterFrame
+from aiortc.rtcrtpparameters import RTCRtpCodecCapability, RTCRtpCodecParameters
+from aiortc.rtp import RtpPacket
+from aiortc.sdp import SessionDescription
+from aiortc.utils import uint16_add
+from av.packet import Packet
+
+RESTART = 1000  # packets: a sequence number this far behind is a new stream, not a late packet
+
+
+def peer_connection(ice_servers: list[RTCIceServer]) -> RTCPeerConnection:
+    """A peer connection that asks only the servers named here.
+
+    aiortc reads `iceServers=None` as "ask a public STUN server"; an empty list is what asks nobody.
+    """
+    return RTCPeerConnection(RTCConfiguration(iceServers=list(ice_servers)))
+
+
+def prefer(transceiver: RTCRtpTransceiver, *names: str) -> None:
+    """Allow only the codecs called `names` ("VP8", "H264" ...), best first, whatever order an offer has.
+
+    aiortc answers in the offer's order unless the preference is set before the offer is.
+    """
+    capabilities = RTCRtpSender.getCapabilities(transceiver.kind).codecs
+    chosen: list[RTCRtpCodecCapability] = []
+    for name in (*names, "rtx"):
+        chosen += [codec for codec in capabilities if codec.name.lower() == name.lower()]
+    transceiver.setCodecPreferences(chosen)
+
+
+def negotiated_codec(transceiver: RTCRtpTransceiver) -> RTCRtpCodecParameters:
+    """The codec this side will send with, once the offer is set."""
+    codecs = _attribute(transceiver, "_codecs")
+    codec: RTCRtpCodecParameters = codecs[0]
+    return codec
+
+
+class PacketsInOrder:
+    """Stands where the audio receiver's jitter buffer stands: each packet is handed on at once.
+
+    aiortc's own buffer holds 80 ms, 280 ms for ever after one loss. Order is kept by dropping what comes
+    later than its successor; waiting is the business of `server.playout`, which knows the time.
+    `dropped` counts what was not handed on, `lost` the numbers that were skipped.
+    """
+
+    def __init__(self) -> None:
+        self.dropped = 0
+        self.lost = 0
+        self._newest: int | None = None
+
+    def add(self, packet: RtpPacket) -> tuple[bool, JitterFrame | None]:
+        if self._newest is not None:
+            ahead = uint16_add(packet.sequence_number, -self._newest)
+            behind = uint16_add(self._newest, -packet.sequence_number)
+            if behind < min(ahead, RESTART):
+                self.dropped += 1
+                return False, None
+            if ahead < RESTART:
+                self.lost += ahead - 1
+        self._newest = packet.sequence_number
+        data: bytes = packet._data  # type: ignore[attr-defined]  # set by the receiver just before
+        if not data:
+            return False, None  # padding only: bandwidth probes carry no sound
+        return False, JitterFrame(data=data, timestamp=packet.timestamp)
+
+
+def hand_on_at_once(receiver: RTCRtpReceiver) -> PacketsInOrder:
+    """Replace the jitter buffer of an audio receiver that has not started; returns what took its place."""
+    buffer = PacketsInOrder()
+    _replace(receiver, "_RTCRtpReceiver__jitter_buffer", buffer)
+    return buffer
+
+
+class _Packer:
+    """Stands where the sender's encoder stands; cuts packets into RTP payloads and hears of bitrates."""
+
+    def __init__(self, codec: RTCRtpCodecParameters, on_bitrate: Callable[[int], None]) -> None:
+        self._encoder = get_encoder(codec)
+        self._on_bitrate = on_bitrate
+        self._target = 0
+
+    def pack(self, packet: Packet[Any]) -> tuple[list[bytes], int]:
+        return self._encoder.pack(packet)
+
+    @property
+    def target_bitrate(self) -> int:
+        return self._target
+
+    @target_bitrate.setter
+    def target_bitrate(self, bitrate: int) -> None:
+        self._target = bitrate
+        self._on_bitrate(bitrate)
+
+
+def hear_feedback(
+    sender: RTCRtpSender,
+    codec: RTCRtpCodecParameters,
+    on_keyframe: Callable[[], None],
+    on_bitrate: Callable[[int], None],
+) -> None:
+    """Tell an outside encoder what the receiver asks for.
+
+    Picture loss and full intra requests (RFC 4585, RFC 5104) set a flag that only aiortc's own encoders
+    read, and the receiver's estimated bandwidth (REMB) is stored in the encoder object: both are taken
+    here. Call it after the offer is set and before the connection stands.
+    """
+    _replace(sender, "_send_keyframe", on_keyframe)
+    _replace(sender, "_RTCRtpSender__encoder", _Packer(codec, on_bitrate))
+
+
+def parse_offer(sdp: str) -> SessionDescription:
+    """The offer as aiortc understands it; raises ValueError for anything it does not."""
+    try:
+        description = SessionDescription.parse(sdp)
+    except Exception as error:  # the parser asserts, indexes and converts without guarding
+        raise ValueError(f"not readable as SDP ({type(error).__name__})") from error
+    for media in description.media:
+        if media.dtls is None or not media.dtls.fingerprints:
+            raise ValueError("a media section has no DTLS fingerprint")
+        if media.ice is None or not media.ice.usernameFragment or not media.ice.password:
+            raise ValueError("a media section has no ICE credentials")
+    return description
+
+
+def without_mdns(sdp: str) -> str:
+    """The offer without candidates whose address is a `.local` name.
+
+    Browsers write them until the microphone is allowed. Resolving one costs aioice a second and a
+    multicast socket; the browser's own checks reach us anyway and teach us its address.
+    """
+    lines = sdp.splitlines(keepends=True)
+    return "".join(line for line in lines if not (line.startswith("a=candidate:") and ".local " in line))
+
+
+def _attribute(owner: object, name: str) -> Any:
+    if not hasattr(owner, name):
+        raise RuntimeError(f"{type(owner).__name__} of this aiortc has no {name}: see aiortc_door.py")
+    return getattr(owner, name)
+
+
+def _replace(owner: object, name: str, value: object) -> None:
+    _attribute(owner, name)
+    setattr(owner, name, value)

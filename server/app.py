@@ -1,0 +1,110 @@
+"""The ASGI application and the process around it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+import uvicorn
+from fastapi import FastAPI
+from starlette.datastructures import MutableHeaders
+from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from server import problems, signalling
+from server.house import House
+from server.settings import Settings
+
+CONTENT_POLICY = "; ".join(
+    (
+        "default-src 'self'",
+        "img-src 'self' blob: data:",
+        "media-src 'self' blob: mediastream:",
+        "object-src 'none'",
+        "base-uri 'none'",
+        "form-action 'self'",
+        "frame-ancestors 'none'",
+    )
+)
+SECURITY_HEADERS = {
+    "Content-Security-Policy": CONTENT_POLICY,
+    "Permissions-Policy": "microphone=(self), camera=(), geolocation=()",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
+PAGE = Path(__file__).resolve().parent.parent / "web_client"  # beside this folder, installed or not
+DRAIN = 5  # seconds that requests have to finish at shutdown
+
+logger = logging.getLogger(__name__)
+
+
+class SecurityHeaders:
+    """Adds the headers above to every answer."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message).update(SECURITY_HEADERS)
+            await send(message)
+
+        await self._app(scope, receive, send_with_headers)
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """The application of one server; `app.state.house` holds what runs in it."""
+    house = House(settings)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with house.open():
+            yield
+
+    # The interactive documentation pages load scripts from elsewhere, which this server never makes a browser do.
+    app = FastAPI(title="KDTalker Live", lifespan=lifespan, docs_url=None, redoc_url=None)
+    app.state.house = house
+    app.add_middleware(SecurityHeaders)
+    problems.install(app, house.metrics)
+    app.include_router(signalling.router(house))
+    app.mount("/", StaticFiles(directory=PAGE, html=True), name="page")
+    return app
+
+
+def serve(settings: Settings) -> None:
+    """Serve until SIGINT or SIGTERM, then end every call; raises what kept the engines from opening."""
+    logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)-7s %(name)s: %(message)s")
+    logging.getLogger("aioice").setLevel(logging.WARNING)
+    app = create_app(settings)
+    house: House = app.state.house
+    config = uvicorn.Config(
+        app,
+        host=settings.host,
+        port=settings.port,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=DRAIN,
+    )
+    server = uvicorn.Server(config)
+
+    def ready() -> None:
+        logger.info("ready: http://%s:%d", settings.host, settings.port)
+
+    def give_up() -> None:
+        server.should_exit = True
+
+    house.on_ready, house.on_failure = ready, give_up
+    with suppress(KeyboardInterrupt):  # uvicorn raises it once more, after everything is over
+        server.run()
+    if house.failure is not None:
+        raise house.failure

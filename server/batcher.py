@@ -1,0 +1,162 @@
+"""Whose turn it is: bounded worker threads run the engines for every call, earliest deadline first.
+
+Above this file nobody touches a `Talker` or a `Talk`; calls hold a `Lease` and await results. That border is
+what later lets rows of several calls share one batch, or workers become processes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import itertools
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from engines.pipeline import Talk, Talker
+from engines.types import ByteArray, FloatArray, Identity, MotionTick
+from server.metrics import Metrics
+
+
+@dataclass(order=True, slots=True)
+class _Job:
+    deadline: float
+    number: int  # jobs of equal deadline run in the order they came
+    stage: str = field(compare=False)
+    work: Callable[[], Any] = field(compare=False)
+    lease: Lease = field(compare=False)
+    done: asyncio.Future[Any] = field(compare=False)
+
+
+class Lease:
+    """One call's right to the engines. Its jobs run one after another, in the order they were asked for."""
+
+    def __init__(self, batcher: Batcher, identity: Identity) -> None:
+        self._batcher = batcher
+        self._identity = identity
+        self._talk: Talk | None = None
+        self.jobs: deque[_Job] = deque()  # the first one is in the heap or running
+        self.released = False
+
+    async def begin(self, seed: int, deadline: float) -> None:
+        """Start the call's state; the same seed and sound give the same frames."""
+        work = partial(self._batcher.talker.begin, self._identity, seed)
+        self._talk = await self._batcher.run(self, "begin", deadline, work)
+
+    async def listen(self, pcm: FloatArray, deadline: float) -> list[MotionTick]:
+        """Sound f32 (samples,) at 16 kHz -> the motion of every frame that became due."""
+        assert self._talk is not None, "begin first"
+        work = partial(self._batcher.talker.listen, self._talk, pcm)
+        ready: list[MotionTick] = await self._batcher.run(self, "listen", deadline, work)
+        return ready
+
+    async def render(self, motion: FloatArray, deadline: float) -> ByteArray:
+        """Motion f32 (70,) -> u8 (512, 512, 3) RGB."""
+        work = partial(self._batcher.talker.render, [self._identity], motion[None])
+        frames: ByteArray = await self._batcher.run(self, "render", deadline, work)
+        frame: ByteArray = frames[0]
+        return frame
+
+    def release(self) -> None:
+        """Give up: jobs that wait are forgotten, the result of one that runs is dropped."""
+        self._batcher.release(self)
+        self._talk = None
+
+
+class Batcher:
+    """The workers and the heap of jobs. `workers`: one a GPU; on a CPU as many as cores."""
+
+    def __init__(self, talker: Talker, workers: int, metrics: Metrics) -> None:
+        self.talker = talker
+        self._metrics = metrics
+        self._heap: list[_Job] = []
+        self._numbers = itertools.count()
+        self._changed = threading.Condition()
+        self._closed = False
+        self._threads = [
+            threading.Thread(target=self._run, name=f"worker-{number}", daemon=True) for number in range(workers)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def lease(self, identity: Identity) -> Lease:
+        return Lease(self, identity)
+
+    async def run(self, lease: Lease, stage: str, deadline: float, work: Callable[[], Any]) -> Any:
+        """Run `work` on a worker for `lease`; what it raises is raised here. Cancelled if the lease ends first."""
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        with self._changed:
+            if lease.released or self._closed:
+                future.cancel()
+            else:
+                job = _Job(deadline, next(self._numbers), stage, work, lease, future)
+                lease.jobs.append(job)
+                if len(lease.jobs) == 1:
+                    self._offer(job)
+        return await future
+
+    def release(self, lease: Lease) -> None:
+        with self._changed:
+            lease.released = True
+            waiting = list(lease.jobs)
+            self._heap = [job for job in self._heap if job.lease is not lease]
+            heapq.heapify(self._heap)
+            lease.jobs.clear()
+        for job in waiting:
+            job.done.cancel()
+
+    def close(self) -> None:
+        """Stop the workers after the job each of them is in."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        for thread in self._threads:
+            thread.join(timeout=5)
+
+    def _offer(self, job: _Job) -> None:
+        heapq.heappush(self._heap, job)
+        self._changed.notify()
+
+    def _take(self) -> _Job | None:
+        with self._changed:
+            while not self._heap and not self._closed:
+                self._changed.wait()
+            return None if self._closed else heapq.heappop(self._heap)
+
+    def _run(self) -> None:
+        while (job := self._take()) is not None:
+            if job.done.cancelled():
+                self._finish(job)
+                continue
+            result, error = None, None
+            begin = time.perf_counter()
+            try:
+                result = job.work()
+            except Exception as caught:  # it belongs to the call that asked, not to this thread
+                error = caught
+            seconds = time.perf_counter() - begin
+            self._finish(job)
+            job.done.get_loop().call_soon_threadsafe(self._report, job, seconds, result, error)
+
+    def _finish(self, job: _Job) -> None:
+        """Let the call's next job have its turn."""
+        with self._changed:
+            if job.lease.jobs and job.lease.jobs[0] is job:
+                job.lease.jobs.popleft()
+                if job.lease.jobs:
+                    self._offer(job.lease.jobs[0])
+
+    def _report(self, job: _Job, seconds: float, result: Any, error: Exception | None) -> None:
+        self._metrics.stages.labels(job.stage).observe(seconds)
+        if error is not None:
+            self._metrics.errors.labels(job.stage).inc()
+        if job.done.done():
+            return  # the call left while this was being computed
+        if error is not None:
+            job.done.set_exception(error)
+        else:
+            job.done.set_result(result)

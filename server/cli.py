@@ -1,0 +1,27 @@
+"""`kdtalker serve`."""
+
+from __future__ import annotations
+
+import argparse
+
+from engines.profile import PROFILES
+from engines.types import KDTalkerError
+from server.app import serve as run
+from server.settings import Settings
+
+
+def serve(argv: list[str]) -> int:
+    """Run the avatar server and its page. Every setting is also an environment variable (KDTALKER_...)."""
+    parser = argparse.ArgumentParser(prog="kdtalker serve", description=serve.__doc__)
+    parser.add_argument("--host", help="address to listen on; default: 127.0.0.1")
+    parser.add_argument("--port", type=int, help="TCP port; default: 8080")
+    parser.add_argument("--profile", choices=list(PROFILES), help="default: embedded")
+    parser.add_argument("--max-sessions", type=int, help="calls at once; default: one a core")
+    parser.add_argument("--log-level", choices=["debug", "info", "warning", "error"], help="default: info")
+    given = {name: value for name, value in vars(parser.parse_args(argv)).items() if value is not None}
+    try:
+        settings = Settings(**given)
+    except ValueError as error:
+        raise KDTalkerError(f"The settings are not usable: {error}") from error
+    run(settings)
+    return 0

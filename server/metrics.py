@@ -1,0 +1,142 @@
+"""What the server measures of itself: instruments of the process, and the figures of each call.
+
+A registry belongs to one `Metrics`, never to the module. Times are seconds inside, milliseconds in reports.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+from prometheus_client import CollectorRegistry, Gauge, Histogram, generate_latest
+from prometheus_client import Counter as Count
+from prometheus_client.process_collector import ProcessCollector
+
+RECENT = 10.0  # seconds that a call's figures look back
+FINE = (0.001, 0.002, 0.005, 0.01, 0.015, 0.02, 0.03, 0.04, 0.06, 0.1, 0.2, 0.5, 1.0)
+COARSE = (0.1, 0.15, 0.18, 0.2, 0.21, 0.22, 0.23, 0.24, 0.26, 0.3, 0.4, 0.5, 0.75, 1.0)
+
+
+class Metrics:
+    """The process's instruments, as `/metrics` shows them."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        name = "kdtalker_"
+        own: dict[str, Any] = {"registry": self.registry}
+        self.sessions = Gauge(name + "sessions", "Calls that are up or coming up", **own)
+        self.capacity = Gauge(name + "capacity", "Calls that this server takes", **own)
+        self.ended = Count(name + "sessions_ended", "Calls that ended, by reason", ["reason"], **own)
+        self.refused = Count(name + "refused", "Requests refused, by status", ["status"], **own)
+        self.frames = Count(name + "packets_released", "Packets handed to the network", ["kind"], **own)
+        self.drops = Count(name + "dropped", "Ticks, pictures or samples left out, by cause", ["cause"], **own)
+        self.errors = Count(name + "errors", "Failures that a call survived or ended by", ["stage"], **own)
+        self.lateness = Histogram(name + "lateness_seconds", "Release after due", ["kind"], buckets=FINE, **own)
+        self.latency = Histogram(
+            name + "added_latency_seconds", "Arrival of a sound to its release", buckets=COARSE, **own
+        )
+        self.stages = Histogram(name + "stage_seconds", "Time in a stage", ["stage"], buckets=FINE, **own)
+        self.tasks = Gauge(name + "event_loop_tasks", "Tasks of the event loop", **own)
+        self.threads = Gauge(name + "threads", "Threads of the process", **own)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        begin = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.stages.labels(name).observe(time.perf_counter() - begin)
+
+    def page(self) -> bytes:
+        """The exposition text; called on the event loop."""
+        self.tasks.set(len(asyncio.all_tasks()))
+        self.threads.set(threading.active_count())
+        return generate_latest(self.registry)
+
+
+class _Recent:
+    """Values of the last ten seconds."""
+
+    def __init__(self) -> None:
+        self._values: deque[tuple[float, float]] = deque()
+
+    def add(self, value: float, now: float) -> None:
+        self._values.append((now, value))
+        self._forget(now)
+
+    def values(self, now: float) -> list[float]:
+        self._forget(now)
+        return [value for _, value in self._values]
+
+    def _forget(self, now: float) -> None:
+        while self._values and now - self._values[0][0] > RECENT:
+            self._values.popleft()
+
+
+class CallMetrics:
+    """Figures of one call, written and read on the event loop."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self.process = metrics
+        self.begun = time.monotonic()
+        self._drops: Counter[str] = Counter()
+        self._lateness = {"audio": _Recent(), "video": _Recent()}
+        self._latency, self._skew = _Recent(), _Recent()
+        self._sound_late = 0.0
+        self._released: Counter[str] = Counter()
+
+    def begin(self) -> None:
+        """The call is up: its seconds count from here."""
+        self.begun = time.monotonic()
+
+    def dropped(self, cause: str, count: int = 1) -> None:
+        self._drops[cause] += count
+        self.process.drops.labels(cause).inc(count)
+
+    def released(self, kind: str, late: float, latency: float | None = None) -> None:
+        """A packet was handed over `late` seconds after its due; `latency` since its sound arrived.
+
+        The skew of the pair is what the sender reports of both tracks then disagree by; positive: the
+        sound is ahead of the picture.
+        """
+        now = time.monotonic()
+        self._released[kind] += 1
+        self.process.frames.labels(kind).inc()
+        self.process.lateness.labels(kind).observe(max(0.0, late))
+        self._lateness[kind].add(late, now)
+        if kind == "audio":
+            self._sound_late = late
+        else:
+            self._skew.add(late - self._sound_late, now)
+        if latency is not None:
+            self._latency.add(latency, now)
+            self.process.latency.observe(latency)
+
+    def snapshot(self) -> dict[str, Any]:
+        """The last ten seconds in numbers a person reads: fps, milliseconds, counts since the call began."""
+        now = time.monotonic()
+        video = self._lateness["video"].values(now)
+        span = min(RECENT, max(now - self.begun, 0.001))
+        return {
+            "seconds": round(now - self.begun, 1),
+            "fps": round(len(video) / span, 1),
+            "frames": self._released["video"],
+            "lateness_ms": {kind: _percentiles(recent.values(now)) for kind, recent in self._lateness.items()},
+            "added_latency_ms": _percentiles(self._latency.values(now)),
+            "skew_ms": _percentiles(self._skew.values(now)),
+            "drops": dict(self._drops),
+        }
+
+
+def _percentiles(seconds: Iterable[float]) -> dict[str, float] | None:
+    values = np.array(list(seconds)) * 1000
+    if not len(values):
+        return None
+    return {f"p{point}": round(float(np.percentile(values, point)), 2) for point in (50, 95, 99)}

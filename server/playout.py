@@ -1,0 +1,191 @@
+"""The playout buffer of one microphone: sound placed by RTP timestamp, read by the server's clock.
+
+It owns the delay that absorbs the network's jitter (20 ms on a clean line, at most 300 ms), conceals holes
+and absorbs clocks that run up to 0.5 % fast or slow. No asyncio and no clock of its own: time is an
+argument, in monotonic seconds. Positions are 48 kHz samples on the sender's timeline.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engines.types import PLAYBACK_RATE, PLAYBACK_SAMPLES, FloatArray
+from server.sound import LONGEST_LAG, Concealer, best_splice, splice, stretch
+
+MS = PLAYBACK_RATE // 1000
+SMALLEST, LARGEST = 20 * MS, 300 * MS  # of the playout delay
+CAPACITY = 2 * PLAYBACK_RATE
+WINDOW = 4.0  # seconds of arrivals that the delay is chosen from
+QUANTILE = 0.98  # of arrivals that the delay waits for; rarer stragglers are concealed
+MARGIN = 2 * MS  # over that quantile: the event loop's own wake-ups
+DEAD_ZONE = 3 * MS  # errors of the delay that are left alone
+DRIFT_LIMIT = 9  # samples of 1920 that a tick may be stretched by: 0.47 %
+SPLICE_FROM = 12 * MS  # errors above this are cut out or filled in, a pitch period at a time
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """Sound of one tick f32 (1920,); `arrival`: when its first sample came in, None for silence."""
+
+    sound: FloatArray
+    arrival: float | None
+
+
+class Playout:
+    """One remote sound: `put` packets as they come, `take` one tick's worth at each cut of the clock.
+
+    `counts` holds samples by what became of them: `late` (came after their turn), `concealed`, `waited`
+    (concealed while reading stood still), `cut` and `filled` (to correct the delay); and `restarts`.
+    """
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+        self._ring: FloatArray = np.zeros(CAPACITY, np.float32)
+        self._have: NDArray[np.bool_] = np.zeros(CAPACITY, np.bool_)
+        self._concealer = Concealer()
+        self._read: int | None = None  # next position to be read; None before the first tick with sound
+        self._end = 0  # one past the newest position received
+        self._waited = 0  # samples concealed since reading stood still
+        self.delay = 0.0  # seconds that reading stayed behind the earliest possible arrival at the last tick
+        self._arrivals: deque[tuple[float, int, int]] = deque()  # (moment, first position, one past the last)
+
+    def put(self, first: int, sound: FloatArray, arrival: float) -> None:
+        """A packet's sound f32 (samples,) whose first sample is at position `first`."""
+        end = first + len(sound)
+        if self._arrivals and abs(end - self._expected(arrival)) > PLAYBACK_RATE:
+            self._restart()  # the sender's timeline jumped: a paused or replaced track
+        self._end = max(self._end, end) if self._arrivals else end
+        self._arrivals.append((arrival, first, end))
+        while arrival - self._arrivals[0][0] > WINDOW:
+            self._arrivals.popleft()
+        if self._read is not None and first < self._read:
+            missed = min(self._read - first, len(sound))
+            self.counts["late"] += missed
+            first, sound = first + missed, sound[missed:]
+        index = np.arange(first, end) % CAPACITY
+        self._ring[index] = sound
+        self._have[index] = True
+
+    def take(self, now: float) -> Taken:
+        """The sound of the tick that is cut at `now`."""
+        if not self._arrivals:
+            return Taken(self._concealer.silence(PLAYBACK_SAMPLES), None)
+        ideal = round(self._expected(now) - self.target) - PLAYBACK_SAMPLES
+        if self._read is None or ideal - self._read > LARGEST:
+            self._jump(ideal)
+        self._skip_what_was_waited_for()
+        assert self._read is not None
+        first, error = self._read, ideal - self._read  # a positive error: the sound is older than it has to be
+        if error > SPLICE_FROM and self._whole(PLAYBACK_SAMPLES + LONGEST_LAG):
+            sound = self._shorten()
+        elif error < -SPLICE_FROM and self._whole(PLAYBACK_SAMPLES):
+            sound = self._lengthen()
+        elif self._end < first + PLAYBACK_SAMPLES + DRIFT_LIMIT:
+            sound = self._wait(error)
+        else:
+            sound = stretch(self._consume(PLAYBACK_SAMPLES + _drift(error)), PLAYBACK_SAMPLES)
+        self.delay = (self._expected(now) - self._read) / PLAYBACK_RATE
+        return Taken(sound, self._arrival_of(first))
+
+    @property
+    def target(self) -> float:
+        """The delay being aimed at, in samples behind the earliest possible arrival."""
+        travel = self._travel()
+        spread = float(np.quantile(travel, QUANTILE) - travel.min())
+        _, first, end = self._arrivals[-1]
+        return min(spread + MARGIN + max(end - first, SMALLEST), LARGEST)
+
+    def _travel(self) -> NDArray[np.float64]:
+        """How long each packet travelled, in samples and up to a constant."""
+        return np.array([moment * PLAYBACK_RATE - end for moment, _, end in self._arrivals])
+
+    def _expected(self, now: float) -> float:
+        """The position that a packet of the shortest travel ends at when it arrives `now`."""
+        return now * PLAYBACK_RATE - float(self._travel().min())
+
+    def _arrival_of(self, position: int) -> float | None:
+        return next((moment for moment, first, end in self._arrivals if first <= position < end), None)
+
+    def _wait(self, error: int) -> FloatArray:
+        """Too little has come, and nothing newer: the sound is late, not lost, so reading waits for it.
+
+        It stops waiting where the delay would grow beyond its limit.
+        """
+        assert self._read is not None
+        there = min(max(0, self._end - self._read), PLAYBACK_SAMPLES)
+        missing = PLAYBACK_SAMPLES - there
+        patience = max(0, LARGEST - round(error + self.target))
+        self._waited = min(missing, patience)
+        self.counts["waited"] += self._waited
+        index = np.arange(self._read, self._read + PLAYBACK_SAMPLES) % CAPACITY
+        have = self._have[index]
+        have[there:] = False
+        self._have[index] = False
+        self._read += PLAYBACK_SAMPLES - self._waited
+        self.counts["concealed"] += int(PLAYBACK_SAMPLES - have.sum())
+        return self._concealer.run(self._ring[index], have)
+
+    def _skip_what_was_waited_for(self) -> None:
+        """What was waited for turns out lost: the hole is as long as the waiting already was."""
+        assert self._read is not None
+        if self._waited and self._end > self._read:
+            ahead = self._have[np.arange(self._read, min(self._end, self._read + self._waited)) % CAPACITY]
+            self._read += int(ahead.argmax()) if ahead.any() else len(ahead)
+            self._waited = 0
+
+    def _shorten(self) -> FloatArray:
+        """Leave out up to 15 ms where the sound resembles itself."""
+        at, lag = best_splice(self._peek(PLAYBACK_SAMPLES + LONGEST_LAG)[0])
+        self.counts["cut"] += lag
+        return splice(self._consume(PLAYBACK_SAMPLES + lag), at, at + lag)
+
+    def _lengthen(self) -> FloatArray:
+        """Say up to 15 ms twice where the sound resembles itself."""
+        at, lag = best_splice(self._peek(PLAYBACK_SAMPLES)[0])
+        self.counts["filled"] += lag
+        return splice(self._consume(PLAYBACK_SAMPLES - lag), at + lag, at)
+
+    def _jump(self, position: int) -> None:
+        """Go on reading at `position`; the join is concealed as a hole would be."""
+        if self._read is not None and position > self._read:
+            self._have[np.arange(self._read, min(position, self._read + CAPACITY)) % CAPACITY] = False
+            self.counts["cut"] += position - self._read
+            self._concealer.break_off()
+        self._read = position
+        self._waited = 0
+
+    def _whole(self, count: int) -> bool:
+        assert self._read is not None
+        return bool(self._read + count <= self._end and self._peek(count)[1].all())
+
+    def _peek(self, count: int) -> tuple[FloatArray, NDArray[np.bool_]]:
+        assert self._read is not None
+        index = np.arange(self._read, self._read + count) % CAPACITY
+        return self._ring[index], self._have[index]
+
+    def _consume(self, count: int) -> FloatArray:
+        assert self._read is not None
+        sound, have = self._peek(count)
+        self._have[np.arange(self._read, self._read + count) % CAPACITY] = False
+        self._read += count
+        self.counts["concealed"] += int(count - have.sum())
+        return self._concealer.run(sound, have)
+
+    def _restart(self) -> None:
+        self.counts["restarts"] += 1
+        self._arrivals.clear()
+        self._have[:] = False
+        self._read = None
+        self._waited = 0
+        self._concealer.break_off()
+
+
+def _drift(error: int) -> int:
+    """Samples to read more (positive) or fewer in one tick: about 1 % of the error, at least one."""
+    if abs(error) <= DEAD_ZONE:
+        return 0
+    return int(np.clip(error // 100 or 1, -DRIFT_LIMIT, DRIFT_LIMIT))

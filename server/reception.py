@@ -1,0 +1,80 @@
+"""Who is let in: the calls that are up, and the task that each of them lives in."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from types import TracebackType
+
+from engines.types import Identity
+from server.batcher import Batcher
+from server.metrics import Metrics
+from server.session import Session
+from server.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+
+class FullHouseError(Exception):
+    """No call can be taken now."""
+
+
+class Reception:
+    """Every call of the process. Leaving the block ends them all and waits for them."""
+
+    def __init__(self, batcher: Batcher, settings: Settings, metrics: Metrics) -> None:
+        self._batcher, self._settings, self._metrics = batcher, settings, metrics
+        self._sessions: dict[str, Session] = {}
+        self._group = asyncio.TaskGroup()
+        self._open = True
+        metrics.capacity.set(settings.max_sessions)
+
+    async def __aenter__(self) -> Reception:
+        await self._group.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._open = False
+        for session in list(self._sessions.values()):
+            session.end("server stopped")
+        await self._group.__aexit__(kind, error, trace)
+
+    @property
+    def full(self) -> bool:
+        return not self._open or len(self._sessions) >= self._settings.max_sessions
+
+    def find(self, name: str) -> Session | None:
+        return self._sessions.get(name)
+
+    async def admit(self, offer: str, avatar: str, identity: Identity) -> tuple[Session, str]:
+        """Start a call; returns it with the SDP answer. Raises FullHouseError or OfferError."""
+        if self.full:
+            raise FullHouseError
+        name = secrets.token_urlsafe(12)
+        session = Session(name, avatar, identity, self._batcher, self._settings, self._metrics)
+        self._sessions[name] = session  # counted from here on, so that two offers cannot take one place
+        self._metrics.sessions.set(len(self._sessions))
+        answer: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._group.create_task(self._live(session, offer, answer), name=f"session {name}")
+        return session, await answer
+
+    async def _live(self, session: Session, offer: str, answer: asyncio.Future[str]) -> None:
+        """A call's whole life; whatever goes wrong in it stays in it."""
+        try:
+            async with session:
+                answer.set_result(await session.accept(offer))
+                logger.info("session %s up: avatar %s", session.id, session.avatar)
+                await session.run()
+        except Exception as error:
+            if not answer.done():
+                answer.set_exception(error)
+            else:
+                logger.exception("session %s failed", session.id)
+                self._metrics.errors.labels("session").inc()
+        finally:
+            del self._sessions[session.id]
+            self._metrics.sessions.set(len(self._sessions))
+            self._metrics.ended.labels(session.reason or "unknown").inc()

@@ -1,0 +1,171 @@
+"""The resources of the HTTP interface: sessions, avatars, ICE servers, health.
+
+A call is made by one exchange: SDP offer in, 201 with the SDP answer and the call's own address out.
+Its name cannot be guessed, so knowing the address is the right to end it.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import JSONResponse, PlainTextResponse
+from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.datastructures import UploadFile
+from starlette.types import Message
+
+from server.avatars import Avatar, EnrolmentBusyError
+from server.house import House
+from server.problems import ProblemError, not_now
+from server.reception import FullHouseError, Reception
+from server.session import Session
+
+SDP = "application/sdp"
+NO_STORE = {"Cache-Control": "no-store"}
+STARTING = 2  # seconds until a server that starts is worth asking again
+
+
+class Mode(StrEnum):
+    """What the avatar speaks: the caller's own voice, or one of the sources that are not here yet."""
+
+    MIRROR = "mirror"
+    AGENT = "agent"
+    SPEAK = "speak"
+    PUSH = "push"
+
+
+def router(house: House) -> APIRouter:
+    """The routes of one server."""
+    routes = APIRouter()
+    settings, metrics, avatars = house.settings, house.metrics, house.avatars
+
+    @routes.post("/sessions", status_code=201)
+    async def open_session(request: Request, avatar: str | None = None, mode: Mode = Mode.MIRROR) -> Response:
+        require_type(request, SDP)
+        if mode is not Mode.MIRROR:
+            raise ProblemError(501, f"Mode '{mode}' is not there yet; this server has mode 'mirror'.")
+        reception = open_reception(house)
+        chosen = find_avatar(house, avatar or avatars.default)
+        offer = (await body(request, settings.max_offer)).decode("utf-8", "replace")
+        try:
+            session, answer = await reception.admit(offer, chosen.id, chosen.identity)
+        except FullHouseError:
+            raise not_now("All places are taken; try again soon.", settings.retry_after) from None
+        headers = {"Location": f"/sessions/{session.id}", **NO_STORE}
+        return Response(answer, 201, headers, media_type=SDP)
+
+    @routes.delete("/sessions/{name}", status_code=204)
+    async def end_session(name: str) -> Response:
+        session = find_session(house, name)
+        session.end("deleted")
+        await session.closed()
+        return Response(status_code=204)
+
+    @routes.get("/sessions/{name}/stats")
+    async def session_stats(name: str) -> JSONResponse:
+        return JSONResponse(find_session(house, name).stats(), headers=NO_STORE)
+
+    @routes.get("/ice-servers")
+    async def ice_servers() -> JSONResponse:
+        servers = [server.model_dump(exclude_none=True) for server in settings.ice_servers]
+        return JSONResponse({"iceServers": servers}, headers=NO_STORE)
+
+    @routes.get("/avatars")
+    async def list_avatars() -> JSONResponse:
+        listed = [described(avatar) for avatar in avatars.listed()]
+        return JSONResponse({"avatars": listed, "default": avatars.default}, headers=NO_STORE)
+
+    @routes.get("/avatars/{name}/picture")
+    async def avatar_picture(name: str) -> Response:
+        headers = {"Cache-Control": "private, max-age=3600"}
+        return Response(find_avatar(house, name).picture, headers=headers, media_type="image/jpeg")
+
+    @routes.post("/avatars", status_code=201)
+    async def add_avatar(request: Request) -> JSONResponse:
+        require_type(request, "multipart/form-data")
+        open_reception(house)
+        photo = await sent_file(request, settings.max_photo)
+        try:
+            with metrics.stage("enrol"):
+                avatar = await avatars.add(photo)
+        except EnrolmentBusyError:
+            raise not_now("Too many photos are waiting; try again soon.", settings.retry_after) from None
+        content = described(avatar) | {"report": {name: round(value, 4) for name, value in avatar.report.items()}}
+        return JSONResponse(content, 201, {"Location": f"/avatars/{avatar.id}", **NO_STORE})
+
+    @routes.get("/healthz")
+    async def healthz() -> PlainTextResponse:
+        return PlainTextResponse("alive\n")
+
+    @routes.get("/readyz")
+    async def readyz() -> PlainTextResponse:
+        if open_reception(house).full:
+            raise not_now("All places are taken.", settings.retry_after)
+        return PlainTextResponse("ready\n")
+
+    @routes.get("/metrics")
+    async def exposition() -> Response:
+        return Response(metrics.page(), media_type=CONTENT_TYPE_LATEST)
+
+    return routes
+
+
+def described(avatar: Avatar) -> dict[str, Any]:
+    return {"id": avatar.id, "title": avatar.title, "picture": f"/avatars/{avatar.id}/picture"}
+
+
+def open_reception(house: House) -> Reception:
+    if house.failure is not None:
+        raise ProblemError(503, f"The server cannot take calls: {house.failure}")
+    if house.reception is None:
+        raise not_now("The server is starting.", STARTING)
+    return house.reception
+
+
+def find_avatar(house: House, name: str) -> Avatar:
+    avatar = house.avatars.find(name)
+    if avatar is None:
+        raise ProblemError(404, f"There is no avatar '{name}'.")
+    return avatar
+
+
+def find_session(house: House, name: str) -> Session:
+    session = house.reception.find(name) if house.reception else None
+    if session is None:
+        raise ProblemError(404, "There is no such session; it may have ended.")
+    return session
+
+
+def require_type(request: Request, wanted: str) -> None:
+    given = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if given != wanted:
+        raise ProblemError(415, f"Content-Type must be {wanted}.")
+
+
+async def body(request: Request, limit: int) -> bytes:
+    return await limited(request, limit).body()
+
+
+async def sent_file(request: Request, limit: int) -> bytes:
+    """The first file of a form, under whatever name it comes."""
+    async with limited(request, limit).form(max_files=1, max_fields=8) as form:
+        for _, part in form.multi_items():
+            if isinstance(part, UploadFile):
+                return await part.read()
+    raise ProblemError(422, "The form has no file; send one image.", reason="unreadable")
+
+
+def limited(request: Request, limit: int) -> Request:
+    """The request, refusing with 413 to take more than `limit` bytes."""
+    taken = 0
+
+    async def receive() -> Message:
+        nonlocal taken
+        message = await request.receive()
+        taken += len(message.get("body", b""))
+        if taken > limit:
+            raise ProblemError(413, f"That is too large; the limit is {limit // 1024} KiB.")
+        return message
+
+    return Request(request.scope, receive)

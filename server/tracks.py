@@ -1,0 +1,123 @@
+"""Where sound enters a call and where sound and pictures leave it.
+
+The microphone is read into a playout buffer and cut into ticks by the call's clock. The two avatar tracks
+hand aiortc packets that are already encoded, each at its tick's `due`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import av
+import numpy as np
+from aiortc import MediaStreamTrack
+from aiortc.mediastreams import MediaStreamError
+from av.packet import Packet
+
+from engines.types import TICK_SECONDS, FloatArray, SpeechTick
+from server.metrics import CallMetrics
+from server.playout import Playout
+from server.sound import Decimator
+
+SCALE = np.float32(1 / 32768)
+PACKET_SECONDS = TICK_SECONDS / 2
+BACKLOG = 50  # ticks that a track keeps for a sender that does not ask for them
+
+
+class MicrophoneReader:
+    """A remote audio track as ticks of sound; silence where nothing came.
+
+    `read` runs as a task for as long as the track lives; `take` is called once a tick, at its cut.
+    """
+
+    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
+        self.playout = Playout()
+        self.frames = 0
+        self._now = now
+        self._decimator = Decimator()
+
+    async def read(self, track: MediaStreamTrack) -> None:
+        """Fill the playout buffer until the track ends."""
+        while True:
+            try:
+                frame = await track.recv()
+            except MediaStreamError:
+                return
+            if isinstance(frame, av.AudioFrame) and frame.pts is not None:
+                self.frames += 1
+                self.playout.put(frame.pts, mono(frame), self._now())
+
+    def take(self, tick: int, now: float) -> tuple[SpeechTick, float | None]:
+        """The tick cut at `now`, and when its first sample arrived (None for silence)."""
+        taken = self.playout.take(now)
+        playback = np.clip(np.rint(taken.sound / SCALE), -32768, 32767).astype(np.int16)
+        return SpeechTick(tick, self._decimator.run(taken.sound), playback), taken.arrival
+
+
+def mono(frame: av.AudioFrame) -> FloatArray:
+    """Interleaved s16, as aiortc's Opus decoder gives it -> f32 (samples,), channels averaged."""
+    channels = len(frame.layout.channels)
+    interleaved = frame.to_ndarray().reshape(-1, channels)
+    mixed: FloatArray = interleaved.mean(axis=1, dtype=np.float32) * SCALE
+    return mixed
+
+
+class _ReleaseTrack(MediaStreamTrack):
+    """Packets in the order they were put, each handed over at its moment and never before."""
+
+    def __init__(self, metrics: CallMetrics) -> None:
+        super().__init__()
+        self._metrics = metrics
+        self._outgoing: deque[tuple[float, Packet[Any], float | None]] = deque()
+        self._changed = asyncio.Event()
+
+    def stop(self) -> None:
+        super().stop()
+        self._changed.set()
+
+    def _put(self, moment: float, packet: Packet[Any], arrival: float | None = None) -> None:
+        self._outgoing.append((moment, packet, arrival))
+        self._changed.set()
+
+    async def recv(self) -> Packet[Any]:
+        """The next packet, at its moment; raises MediaStreamError once the track is stopped."""
+        while not self._outgoing and self.readyState == "live":
+            self._changed.clear()
+            await self._changed.wait()
+        if self.readyState != "live":
+            raise MediaStreamError
+        moment, packet, arrival = self._outgoing.popleft()
+        await asyncio.sleep(max(0.0, moment - time.monotonic()))
+        now = time.monotonic()
+        self._metrics.released(self.kind, now - moment, None if arrival is None else now - arrival)
+        return packet
+
+
+class AvatarAudioTrack(_ReleaseTrack):
+    """The voice, two Opus packets a tick: the first at its `due`, the second 20 ms later."""
+
+    kind = "audio"
+
+    def put(self, due: float, packets: tuple[Packet[Any], Packet[Any]], arrival: float | None = None) -> None:
+        """`arrival`: when the tick's first sample came in, for the figure of the latency added here."""
+        self._put(due, packets[0], arrival)
+        self._put(due + PACKET_SECONDS, packets[1])
+        while len(self._outgoing) > 2 * BACKLOG:
+            self._outgoing.popleft()
+            self._metrics.dropped("sound_unsent")
+
+
+class AvatarVideoTrack(_ReleaseTrack):
+    """The pictures; a tick that has none is not sent, so the viewer keeps the one before."""
+
+    kind = "video"
+
+    def put(self, due: float, packet: Packet[Any]) -> None:
+        self._put(due, packet)
+        if len(self._outgoing) > BACKLOG:
+            self._metrics.dropped("picture_unsent", len(self._outgoing))
+            self._outgoing.clear()
