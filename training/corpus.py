@@ -8,10 +8,10 @@ import numpy as np
 
 from engines.audio import log_mel
 from engines.face_mesh import FaceModel, face_model
-from engines.motion import EXPRESSION, ROLL, YAW
+from engines.motion import EXPRESSION, ROLL, YAW, expression
 from engines.types import KEYPOINTS, MOTION_WIDTH, FloatArray
 from training.keypoints import motion_of, opening_gains
-from training.shapes import LOWER_LIP, UPPER_LIP, Shape, mirrored, shapes_of
+from training.shapes import LOWER_LIDS, LOWER_LIP, UPPER_LIDS, UPPER_LIP, Shape, mirrored, shapes_of
 from training.tracks import Clip
 
 MEASURES = ("opening", "width", "jaw")
@@ -91,3 +91,10 @@ def items_of(clips: list[Clip], shapes: list[Shape] | None = None) -> list[Item]
     ]
 
 
+
+
+def lid_curve(motion: FloatArray, face: FaceModel) -> FloatArray:
+    """Change of the lids' gap from rest in eye distances, (T, 70) normalised -> (T,); a blink reaches -.1."""
+    rows = (face.mixing[LOWER_LIDS] - face.mixing[UPPER_LIDS]).mean(0)
+    exp = expression(face.normalisation.denormalise(motion))
+    return np.asarray(exp[..., 1] @ rows, np.float32)
