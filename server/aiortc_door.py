@@ -65,7 +65,7 @@ class PacketsInOrder:
         if self._newest is not None:
             ahead = uint16_add(packet.sequence_number, -self._newest)
             behind = uint16_add(self._newest, -packet.sequence_number)
-            if behind < min(ahead, RESTART):
+            if behind < RESTART:
                 self.dropped += 1
                 return False, None
             if ahead < RESTART:

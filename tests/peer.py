@@ -69,7 +69,8 @@ class Peer:
         self.url = url
         self.query = query
         self.received = Received()
-        self.count = 0
+        self.count = 0  # pictures decoded
+        self._arrived = asyncio.Event()
         self.location = ""
         self.voice = None if sound is None else Voice(sound)
         self._tidy = tidy
@@ -94,7 +95,7 @@ class Peer:
         )
         if answer.status_code != 201:
             await self._hang_up()
-            raise Refused(answer)
+            raise RefusedError(answer)
         self.location = answer.headers["Location"]
         for transceiver in self.connection.getTransceivers():
             self._watch_packets(transceiver.receiver, transceiver.kind)
@@ -118,7 +119,8 @@ class Peer:
         goal = self.count + count
         async with asyncio.timeout(within):
             while self.count < goal:
-                await asyncio.sleep(0.02)
+                self._arrived.clear()
+                await self._arrived.wait()
 
     def heard(self) -> np.ndarray:
         """All sound received so far, i16 (samples,)."""
@@ -143,6 +145,7 @@ class Peer:
                 if self.count % self._every == 0:
                     self.received.pictures.append((now, frame.to_ndarray(format="rgb24")))
                 self.count += 1
+                self._arrived.set()
             elif isinstance(frame, av.AudioFrame):
                 channels = len(frame.layout.channels)
                 self.received.sound.append((now, frame.to_ndarray().reshape(-1, channels)[:, 0].copy()))
@@ -159,9 +162,24 @@ class Peer:
         receiver._handle_rtp_packet = noting
 
 
-class Refused(Exception):
+class RefusedError(Exception):
     """The server did not take the call."""
 
     def __init__(self, answer: httpx.Response) -> None:
         super().__init__(f"{answer.status_code}: {answer.text}")
         self.answer = answer
+
+
+async def connect(caller: RTCPeerConnection, callee: RTCPeerConnection, within: float = 10) -> None:
+    """Offer, answer and wait until both ends stand."""
+    ends = (caller, callee)
+    up = [asyncio.Event() for _ in ends]
+    for end, event in zip(ends, up, strict=True):
+        end.on("connectionstatechange", lambda end=end, event=event: end.connectionState == "connected" and event.set())
+    await caller.setLocalDescription(await caller.createOffer())
+    await callee.setRemoteDescription(caller.localDescription)
+    await callee.setLocalDescription(await callee.createAnswer())
+    await caller.setRemoteDescription(callee.localDescription)
+    async with asyncio.timeout(within):
+        for event in up:
+            await event.wait()
