@@ -23,10 +23,10 @@ MESH_MOUTH_CORNERS = (61, 291)
 MESH_LIP_CENTRES = (13, 14)
 # Jaw from ear to ear, brows, eyes, nose and lips, without the forehead, which neither landmark set reaches.
 MESH_OUTLINE = (
-    (127, 234, 93, 132, 58, 172, 136, 150, 149, 176, 148, 152, 377, 400, 378, 379, 365, 397, 288, 361, 323, 454, 356)
-    + (70, 63, 105, 66, 107, 336, 296, 334, 293, 300)
-    + (*MESH_EYES[0], *MESH_EYES[1], 168, 6, 197, 195, 5, 4, 1, 2, 98, 327)
-    + (61, 40, 37, 0, 267, 270, 291, 321, 314, 17, 84, 91, 13, 14)
+    *(127, 234, 93, 132, 58, 172, 136, 150, 149, 176, 148, 152, 377, 400, 378, 379, 365, 397, 288, 361, 323, 454, 356),
+    *(70, 63, 105, 66, 107, 336, 296, 334, 293, 300),
+    *(*MESH_EYES[0], *MESH_EYES[1], 168, 6, 197, 195, 5, 4, 1, 2, 98, 327),
+    *(61, 40, 37, 0, 267, 270, 291, 321, 314, 17, 84, 91, 13, 14),
 )
 
 
@@ -121,7 +121,7 @@ def face_box(features: Features, width: int, height: int) -> FaceBox:
 def cut_face(photo: ByteArray, box: FaceBox) -> ByteArray:
     """The box out of a photo u8 (H, W, 3) -> u8 (h, w, 3); not square near the photo's border."""
     if box.resized != (photo.shape[1], photo.shape[0]):
-        photo = cv2.resize(photo, box.resized, interpolation=cv2.INTER_LINEAR)
+        photo = np.asarray(cv2.resize(photo, box.resized, interpolation=cv2.INTER_LINEAR), np.uint8)
     left, top, right, bottom = box.box
     return photo[top:bottom, left:right]
 
@@ -225,7 +225,8 @@ class PasteBack:
 
     @classmethod
     def into(cls, photo: ByteArray, to_photo: FloatArray) -> PasteBack:
-        return cls(photo.astype(np.float32), warp_to_photo(paste_mask(), to_photo, photo.shape) / 255, to_photo)
+        mask = warp_to_photo(paste_mask(), to_photo, photo.shape)
+        return cls(photo.astype(np.float32), (mask / 255).astype(np.float32), to_photo)
 
     def __call__(self, frame: ByteArray) -> ByteArray:
         moved = warp_to_photo(frame, self.to_photo, self.photo.shape).astype(np.float32)

@@ -78,11 +78,11 @@ def relative(source: FloatArray, clip: FloatArray) -> FloatArray:
     """Motion (T, 70) as change from the clip's first frame, on the source (70,)."""
     first = clip[0]
     turn = motion.rotation(clip[:, motion.ANGLES]) @ motion.rotation(first[motion.ANGLES]).T
-    placed = source + (clip - first)
+    placed = (source + (clip - first)).astype(np.float32)
     placed[:, motion.SCALE] = source[motion.SCALE] * clip[:, motion.SCALE] / first[motion.SCALE]
     placed[:, motion.ANGLES] = motion.angles_of(turn @ motion.rotation(source[motion.ANGLES]))
     placed[:, motion.TRANSLATION.stop - 1] = 0
-    return placed.astype(np.float32)
+    return placed
 
 
 def clip_motion(

@@ -37,4 +37,5 @@ def assert_sampled(actual: np.ndarray, data: Mapping[str, np.ndarray], name: str
     assert sample.shape == data[name].shape
     assert np.abs(sample.astype(np.float64) - data[name]).max() <= bound * largest
     full = actual.astype(np.float64)
-    np.testing.assert_allclose([full.mean(), full.std(), np.abs(full).max()], data[f"{name}_stats"], atol=bound * largest)
+    stats = [full.mean(), full.std(), np.abs(full).max()]
+    np.testing.assert_allclose(stats, data[f"{name}_stats"], atol=bound * largest)

@@ -29,10 +29,30 @@ def our_key(key: str) -> str:
     return key.replace("/", ".").replace("module.", "")
 
 
+def tensors(checkpoint: Checkpoint[Any]) -> dict[str, Tensor]:
+    """Seeded weights by plain dotted key."""
+    return {our_key(key): torch.from_numpy(array) for key, array in arrays(checkpoint).items()}
+
+
+def published_content(checkpoint: Checkpoint[Any]) -> dict[str, Any]:
+    """What the published file of `checkpoint` holds: its wrappers, prefixes, groups and by-catch."""
+    weights: dict[str, Any] = {key: torch.from_numpy(array) for key, array in arrays(checkpoint).items()}
+    if checkpoint is checkpoints.DENOISER:
+        return {"model": weights}
+    if checkpoint is checkpoints.AUDIO_ENCODER:
+        return {"state_dict": weights | {"module.face_decoder_blocks.0.0.conv_block.0.bias": torch.zeros(512)}}
+    if checkpoint is checkpoints.STITCHING:
+        groups: dict[str, dict[str, Any]] = {}
+        for key, value in weights.items():
+            group, name = key.split("/")
+            groups.setdefault(group, {})[f"module.{name}"] = value
+        return groups
+    return weights
+
+
 def fresh_network(checkpoint: Checkpoint[Any]) -> Any:
     """The network of `checkpoint` with seeded weights."""
-    tensors = {our_key(key): torch.from_numpy(array) for key, array in arrays(checkpoint).items()}
-    return checkpoints.fill(checkpoint, tensors, checkpoint.file)
+    return checkpoints.fill(checkpoint, tensors(checkpoint), checkpoint.file)
 
 
 @cache

@@ -96,7 +96,7 @@ def test_mesh_and_landmarks_agree_on_the_crop_of_a_real_face() -> None:
     eyes = [inside[list(eye)].mean(axis=0) for eye in cropping.MESH_EYES]
     assert abs(eyes[0][1] - eyes[1][1]) < 15
     assert abs((eyes[0][0] + eyes[1][0]) / 2 - 256) < 40
-    left, top, right, bottom = cropping.face_box(features, pixels.shape[1], pixels.shape[0]).box
+    left, _, right, bottom = cropping.face_box(features, pixels.shape[1], pixels.shape[0]).box
     assert left < mesh[:, 0].min()
     assert right > mesh[:, 0].max()
     assert bottom > mesh[:, 1].max()

@@ -10,9 +10,9 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from engines.networks.ddim import Ddim, DdimConfig, signal_shares  # noqa: E402
-from engines.networks.denoiser import PUBLISHED, Denoiser, DenoiserConfig, RelativePositionBias  # noqa: E402
 from engines.networks.checkpoints import DENOISER  # noqa: E402
+from engines.networks.ddim import Ddim, DdimConfig, signal_shares  # noqa: E402
+from engines.networks.denoiser import Denoiser, DenoiserConfig, RelativePositionBias  # noqa: E402
 from tests import seeded_weights  # noqa: E402
 from tests.golden import assert_sampled, golden, golden_seed  # noqa: E402
 from tests.published import array, capture  # noqa: E402
@@ -61,10 +61,9 @@ def test_parts_give_the_published_numbers(published: Denoiser) -> None:
     assert_near(published.time_rel_pos_bias(66)[0], data["rel_pos_bias_66_head0"], 1e-6)
     with capture(published, "input_projection", "layers.0.0", "layers.0.1", "layers.0.2") as seen:
         published(torch.from_numpy(data["x_64"]), torch.from_numpy(data["context_64"]), torch.tensor([500]))
-    names = {"input_projection": "input_projection", "block1": "layers.0.0", "block2": "layers.0.1", "attention": "layers.0.2"}
-    for name, module in names.items():
-        key = name if name == module else f"layer0_{name}"
-        assert_sampled(array(seen.outputs[module]), data, f"{key}_t500_n64", 2e-5)
+    parts = ("input_projection", "layer0_block1", "layer0_block2", "layer0_attention")
+    for part, output in zip(parts, seen.outputs.values(), strict=True):
+        assert_sampled(array(output), data, f"{part}_t500_n64", 2e-5)
     buckets = RelativePositionBias.buckets(136).numpy()
     np.testing.assert_array_equal(buckets[0], data["rel_pos_bucket_136_row0"])
     np.testing.assert_array_equal(buckets[135], data["rel_pos_bucket_136_row135"])

@@ -6,9 +6,8 @@ from collections import OrderedDict
 
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from engines.networks.layers import ConvNorm, Foldable
+from engines.networks.layers import ConvNorm, Foldable, fold_norm
 
 VOLUME_CHANNELS, VOLUME_DEPTH, VOLUME_SIDE = 32, 16, 64
 RESIDUAL_BLOCKS = 6
@@ -22,17 +21,15 @@ class ResidualBlock3d(Foldable):
         self.conv1 = nn.Conv3d(width, width, 3, padding=1)
         self.conv2 = nn.Conv3d(width, width, 3, padding=1)
         self.norm1 = nn.BatchNorm3d(width)
-        self.norm2: nn.Module = nn.BatchNorm3d(width)
+        self.norm2 = nn.BatchNorm3d(width)
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.conv1(F.relu(self.norm1(x)))
-        y = self.conv2(F.relu(self.norm2(y)))
-        return x + y
+        added: Tensor = x + self.conv2(F.relu(self.norm2(y)))
+        return added
 
     def fold(self) -> None:
-        if isinstance(self.norm2, nn.BatchNorm3d):
-            self.conv1 = fuse_conv_bn_eval(self.conv1.eval(), self.norm2.eval())
-            self.norm2 = nn.Identity()
+        fold_norm(self, "conv1", "norm2")
 
 
 class AppearanceExtractor(nn.Module):

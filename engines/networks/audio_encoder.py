@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from engines.networks.layers import Foldable
+from engines.networks.layers import Foldable, fold_norm
 
 AUDIO_WIDTH = 512
 
@@ -27,9 +26,7 @@ class AudioUnit(Foldable):
         return F.relu(out + x if self.residual else out)
 
     def fold(self) -> None:
-        if len(self.conv_block) == 2:
-            convolution, norm = self.conv_block.eval()
-            self.conv_block = nn.Sequential(fuse_conv_bn_eval(convolution, norm))
+        fold_norm(self.conv_block, "0", "1")
 
 
 class AudioEncoder(nn.Sequential):
@@ -56,5 +53,7 @@ class AudioEncoder(nn.Sequential):
         )
 
     def forward(self, windows: Tensor) -> Tensor:
-        features: Tensor = super().forward(windows.unsqueeze(1))
-        return features.flatten(1)
+        x = windows.unsqueeze(1)
+        for unit in self:
+            x = unit(x)
+        return x.flatten(1)

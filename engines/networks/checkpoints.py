@@ -174,7 +174,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             content = content[wrapper]
             break
     if not isinstance(content, Mapping):
-        raise WeightsError(f"{path} holds a {type(content).__name__} and no table of weights; it is another kind of file.")
+        kind = type(content).__name__
+        raise WeightsError(f"{path} holds a {kind} and no table of weights; it is another kind of file.")
     return dict(_flatten(content))
 
 
@@ -210,8 +211,11 @@ def _flatten(content: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str
 def load_normalisation(path: Path) -> Normalisation:
     """The statistics of norm.npz; raises WeightsError when the file is missing, damaged or another one."""
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            return normalisation({name: archive[name] for name in archive.files})
+        with path.open("rb") as file:
+            archive = np.load(file, allow_pickle=False)
+            if not isinstance(archive, Mapping):
+                raise ValueError("it holds one array and should hold several by name")
+            return normalisation(archive)
     except FileNotFoundError:
         raise WeightsError(f"There is no file {path}; `kdtalker weights` fetches it.") from None
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:

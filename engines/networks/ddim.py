@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from engines.networks.denoiser import Denoiser
+from engines.types import MOTION_WIDTH
 
 TRAINING_STEPS = 1000
 PREFIX = 2  # canonical token, reference token
@@ -25,7 +26,7 @@ class DdimConfig:
 
     `schedule`: ``linear`` betas 1e-5..8e-3 (published) or ``cosine`` with pure noise at the end
     (embedded). `spacing`: ``leading`` timesteps r(S-1), ..., r, 0 or ``trailing`` 999, 999-r, ...
-    `context_time`: diffusion step at which committed frames are shown; None shows them at the step
+    `context_time`: diffusion step that committed frames are said to be at; None shows them at the step
     of the others. `guided`: a second branch without sound, which doubles the batch inside.
     """
 
@@ -63,13 +64,19 @@ class Ddim(nn.Module):
     frame is settled: such frames are shown as context, re-noised with their own rows of `noise`, and
     leave bit-identical. `temperature` (70,) scales the noise of the other frames; `guidance` (70,)
     weighs the step from the branch without sound to the one with it. Returns (B, N, 70).
+
+    `context_shares` (70,): with a `context_time`, the squared share of the signal in every number of a
+    committed frame. Lips are shown noisier than the head, so that they follow the sound and not their past.
     """
 
-    def __init__(self, denoiser: Denoiser, config: DdimConfig) -> None:
+    def __init__(self, denoiser: Denoiser, config: DdimConfig, context_shares: Tensor | None = None) -> None:
         super().__init__()
         self.denoiser = denoiser
         self.config = config
         self.shares = signal_shares(config.schedule).tolist()
+        if config.context_time is not None and context_shares is None:
+            context_shares = torch.full((MOTION_WIDTH,), self.shares[config.context_time])
+        self.register_buffer("context_shares", context_shares, persistent=False)
 
     def forward(
         self,
@@ -107,19 +114,22 @@ class Ddim(nn.Module):
         return math.sqrt(self.shares[following]) * clean + math.sqrt(1 - self.shares[following]) * epsilon
 
     def _shown(self, committed: Tensor, noise: Tensor, step: int) -> Tensor:
-        share = self.shares[step if self.config.context_time is None else self.config.context_time]
-        return math.sqrt(share) * committed + math.sqrt(1 - share) * noise
+        if self.config.context_time is None:
+            return math.sqrt(self.shares[step]) * committed + math.sqrt(1 - self.shares[step]) * noise
+        share = self.get_buffer("context_shares")
+        return share.sqrt() * committed + (1 - share).sqrt() * noise
 
     def _predict(self, x: Tensor, context: Tensor, step: int, mask: Tensor | None, guidance: Tensor | None) -> Tensor:
         time = self._time(x, step, mask)
         if not self.config.guided or guidance is None:
             predicted: Tensor = self.denoiser(x, context, time)
             return predicted
-        both = self.denoiser(
+        both: Tensor = self.denoiser(
             torch.cat([x, x]), torch.cat([context, torch.zeros_like(context)]), torch.cat([time, time])
         )
         heard, unheard = both.chunk(2)
-        return unheard + guidance * (heard - unheard)
+        mixed: Tensor = unheard + guidance * (heard - unheard)
+        return mixed
 
     def _time(self, x: Tensor, step: int, mask: Tensor | None) -> Tensor:
         """(B,), or (B, n) for a denoiser with a time per token; the two leading tokens are clean."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -227,7 +228,8 @@ class Denoiser(nn.Module):
         condition = torch.cat([embedded, context], -1)
         bias = self.time_rel_pos_bias(int(x.shape[1]))  # a constant of an exported graph
         x = self.input_projection(x)
-        for first, second, attention in self.layers:
+        for layer in self.layers:
+            first, second, attention = cast(nn.ModuleList, layer)
             x = attention(second(first(x, condition), condition), bias)
         predicted: Tensor = self.output_projection(x)
         return predicted

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +30,16 @@ def fold(network: Network) -> Network:
     return network.eval()
 
 
+def fold_norm(owner: nn.Module, conv: str, norm: str) -> None:
+    """Fold the batch norm called `norm` into the convolution called `conv` before it, unless that is done."""
+    batch_norm = owner.get_submodule(norm)
+    if not isinstance(batch_norm, nn.Identity):
+        setattr(
+            owner, conv, fuse_conv_bn_eval(cast(Any, owner.get_submodule(conv).eval()), cast(Any, batch_norm.eval()))
+        )
+        setattr(owner, norm, nn.Identity())
+
+
 class ConvNorm(Foldable):
     """`conv` then `norm` (batch norm), 2-D or 3-D by the convolution given. No activation."""
 
@@ -37,16 +47,14 @@ class ConvNorm(Foldable):
         super().__init__()
         norm = nn.BatchNorm3d if isinstance(conv, nn.Conv3d) else nn.BatchNorm2d
         self.conv = conv
-        self.norm: nn.Module = norm(conv.out_channels)
+        self.norm = norm(conv.out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
         normed: Tensor = self.norm(self.conv(x))
         return normed
 
     def fold(self) -> None:
-        if isinstance(self.norm, nn.BatchNorm2d | nn.BatchNorm3d):
-            self.conv = fuse_conv_bn_eval(self.conv.eval(), self.norm.eval())
-            self.norm = nn.Identity()
+        fold_norm(self, "conv", "norm")
 
 
 class SpectralConv2d(Foldable):

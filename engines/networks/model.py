@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from engines.motion import Normalisation
 from engines.networks import checkpoints
@@ -26,6 +27,7 @@ from engines.networks.stitching import StitchingRetargeting
 from engines.networks.warping import WarpingModule, WarpSource
 from engines.types import KEYPOINTS, ByteArray, EngineError, FloatArray
 
+POWER_ITERATIONS = 5  # enough for the spectral norm of a random matrix
 PRECISIONS = {"float32": torch.float32, "float16": torch.float16}
 
 
@@ -123,7 +125,8 @@ def load_model(files: dict[str, Path], device: str = "auto", precision: str = "f
     """
 
     def network(checkpoint: Checkpoint[Any]) -> nn.Module:
-        return checkpoints.load_checkpoint(checkpoint, files.get(checkpoint.file, Path(checkpoint.file)))
+        loaded: nn.Module = checkpoints.load_checkpoint(checkpoint, files.get(checkpoint.file, Path(checkpoint.file)))
+        return loaded
 
     normalisation = checkpoints.load_normalisation(files.get(NORM_FILE, Path(NORM_FILE)))
     return assemble(network, normalisation, device, precision)
@@ -144,9 +147,10 @@ def random_model(seed: int, device: str = "auto", precision: str = "float32") ->
 def _randomised(network: nn.Module) -> nn.Module:
     for module in network.modules():
         if isinstance(module, SpectralConv2d):
-            left, _, right = torch.linalg.svd(module.weight_orig.flatten(1), full_matrices=False)
-            module.weight_u.copy_(left[:, 0])
-            module.weight_v.copy_(right[0])
+            weight = module.weight_orig.flatten(1)
+            for _ in range(POWER_ITERATIONS):
+                module.weight_v.copy_(F.normalize(weight.T @ module.weight_u, dim=0))
+                module.weight_u.copy_(F.normalize(weight @ module.weight_v, dim=0))
     if isinstance(network, MotionExtractor):
         network.fc_scale.bias.fill_(1.0)  # a face of no size would leave nothing to move
     return network.eval()

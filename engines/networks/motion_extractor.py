@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -57,7 +58,8 @@ class GlobalResponseNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         energy = torch.linalg.vector_norm(x, dim=(1, 2), keepdim=True)
         share = energy / (energy.mean(dim=-1, keepdim=True) + EPS)
-        return self.gamma * (x * share) + self.beta + x
+        scaled: Tensor = self.gamma * (x * share) + self.beta + x
+        return scaled
 
 
 class Block(nn.Module):
@@ -72,7 +74,8 @@ class Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y = self.norm(self.dwconv(x).permute(0, 2, 3, 1))
         y = self.pwconv2(self.grn(F.gelu(self.pwconv1(y))))
-        return x + y.permute(0, 3, 1, 2)
+        added: Tensor = x + y.permute(0, 3, 1, 2)
+        return added
 
 
 class MotionExtractor(nn.Module):
@@ -86,7 +89,7 @@ class MotionExtractor(nn.Module):
         stem = nn.Sequential(nn.Conv2d(3, WIDTHS[0], 4, stride=4), ChannelNorm(WIDTHS[0], eps=EPS))
         halvings = [
             nn.Sequential(ChannelNorm(narrow, eps=EPS), nn.Conv2d(narrow, wide, 2, stride=2))
-            for narrow, wide in zip(WIDTHS, WIDTHS[1:], strict=False)
+            for narrow, wide in pairwise(WIDTHS)
         ]
         self.downsample_layers = nn.ModuleList([stem, *halvings])
         self.stages = nn.ModuleList(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 
@@ -17,7 +19,7 @@ class KeypointMlp(nn.Module):
     def __init__(self, sizes: tuple[int, ...]) -> None:
         super().__init__()
         layers: list[nn.Module] = []
-        for inputs, outputs in zip(sizes, sizes[1:], strict=False):
+        for inputs, outputs in pairwise(sizes):
             layers += [nn.Linear(inputs, outputs), nn.ReLU()]
         self.mlp = nn.Sequential(*layers[:-1])
 
@@ -38,15 +40,17 @@ class StitchingRetargeting(nn.Module):
     def stitch(self, source: Tensor, driving: Tensor) -> Tensor:
         """Driving keypoints (N, 21, 3) moved so that the crop's border stays where the source's is."""
         source = source.expand_as(driving)
-        delta = self.retarget_shoulder(torch.cat([source.flatten(1), driving.flatten(1)], dim=1))
+        delta: Tensor = self.retarget_shoulder(torch.cat([source.flatten(1), driving.flatten(1)], dim=1))
         stitched = driving + delta[:, :FLAT].view_as(driving)
         stitched[..., :2] += delta[:, None, FLAT:]
         return stitched
 
     def lips(self, keypoints: Tensor, ratios: Tensor) -> Tensor:
         """Keypoints (N, 21, 3) and (N, 2) [source, target] lip opening -> deltas (N, 21, 3)."""
-        return self.retarget_mouth(torch.cat([keypoints.flatten(1), ratios], dim=1)).view_as(keypoints)
+        delta: Tensor = self.retarget_mouth(torch.cat([keypoints.flatten(1), ratios], dim=1))
+        return delta.view_as(keypoints)
 
     def eyes(self, keypoints: Tensor, ratios: Tensor) -> Tensor:
         """Keypoints (N, 21, 3) and (N, 3) [left, right, target] eye opening -> deltas (N, 21, 3)."""
-        return self.retarget_eye(torch.cat([keypoints.flatten(1), ratios], dim=1)).view_as(keypoints)
+        delta: Tensor = self.retarget_eye(torch.cat([keypoints.flatten(1), ratios], dim=1))
+        return delta.view_as(keypoints)

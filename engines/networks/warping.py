@@ -7,15 +7,15 @@ convolutions run in: half precision has steps of a twentieth of a feature cell a
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from engines.networks.appearance import VOLUME_CHANNELS, VOLUME_DEPTH, VOLUME_SIDE
-from engines.networks.layers import ConvNorm, Foldable
+from engines.networks.layers import ConvNorm, Foldable, fold_norm
 
 KEYPOINTS = 21
 FIELDS = KEYPOINTS + 1  # one rigid motion per keypoint, and the background's identity
@@ -30,7 +30,8 @@ LEAKY_SLOPE = 0.01
 class WarpSource(NamedTuple):
     """What the warp needs to know of one or more source pictures; all float32, first axis the sources.
 
-    `volume` (S, 32, 16, 64, 64), `keypoints` (S, 21, 3), `compressed` (S, 4, 16, 64, 64), `heatmaps` (S, 21, 16, 64, 64).
+    `volume` (S, 32, 16, 64, 64), `keypoints` (S, 21, 3), `compressed` (S, 4, 16, 64, 64), `heatmaps`
+    (S, 21, 16, 64, 64).
     """
 
     volume: Tensor
@@ -41,6 +42,7 @@ class WarpSource(NamedTuple):
 
 def identity_grid(device: torch.device) -> Tensor:
     """Coordinates (x, y, z) of every cell, corners at -1 and 1, f32 (16, 64, 64, 3)."""
+
     def axis(cells: int) -> Tensor:
         return torch.arange(cells, dtype=torch.float32, device=device) * 2 / (cells - 1) - 1
 
@@ -64,8 +66,7 @@ class Encoder(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.down_blocks = nn.ModuleList(
-            ConvNorm(nn.Conv3d(inputs, outputs, 3, padding=1))
-            for inputs, outputs in zip(ENCODER, ENCODER[1:], strict=False)
+            ConvNorm(nn.Conv3d(inputs, outputs, 3, padding=1)) for inputs, outputs in pairwise(ENCODER)
         )
 
     def forward(self, x: Tensor) -> list[Tensor]:
@@ -76,21 +77,26 @@ class Encoder(nn.Module):
         return levels
 
 
-class Decoder(ConvNorm):
+class Decoder(Foldable):
     def __init__(self) -> None:
-        super().__init__(nn.Conv3d(HOURGLASS_OUT, HOURGLASS_OUT, 3, padding=1))
+        super().__init__()
         # Every level after the first also gets the encoder's features of its resolution.
         inputs = [ENCODER[-1]] + [up + skip for up, skip in zip(DECODER, ENCODER[-2:0:-1], strict=False)]
         self.up_blocks = nn.ModuleList(
             ConvNorm(nn.Conv3d(width, up, 3, padding=1)) for width, up in zip(inputs, DECODER, strict=True)
         )
+        self.conv = nn.Conv3d(HOURGLASS_OUT, HOURGLASS_OUT, 3, padding=1)
+        self.norm = nn.BatchNorm3d(HOURGLASS_OUT)
 
     def forward(self, levels: list[Tensor]) -> Tensor:
         x = levels[-1]
         for block, skip in zip(self.up_blocks, levels[-2::-1], strict=True):
             x = F.interpolate(x, scale_factor=(1, 2, 2))
             x = torch.cat([F.relu(block(x)), skip], dim=1)
-        return F.relu(super().forward(x))
+        return F.relu(self.norm(self.conv(x)))
+
+    def fold(self) -> None:
+        fold_norm(self, "conv", "norm")
 
 
 class Hourglass(nn.Module):
@@ -112,13 +118,11 @@ class DenseMotion(Foldable):
         self.hourglass = Hourglass()
         self.mask = nn.Conv3d(HOURGLASS_OUT, FIELDS, 7, padding=3)
         self.compress = nn.Conv3d(VOLUME_CHANNELS, COMPRESSED, 1)
-        self.norm: nn.Module = nn.BatchNorm3d(COMPRESSED)
+        self.norm = nn.BatchNorm3d(COMPRESSED)
         self.occlusion = nn.Conv2d(HOURGLASS_OUT * VOLUME_DEPTH, 1, 7, padding=3)
 
     def fold(self) -> None:
-        if isinstance(self.norm, nn.BatchNorm3d):
-            self.compress = fuse_conv_bn_eval(self.compress.eval(), self.norm.eval())
-            self.norm = nn.Identity()
+        fold_norm(self, "compress", "norm")
 
     def prepare(self, volume: Tensor, keypoints: Tensor) -> WarpSource:
         """Volumes (S, 32, 16, 64, 64) and keypoints (S, 21, 3) of S source pictures -> what all their frames share."""
@@ -150,8 +154,8 @@ class DenseMotion(Foldable):
         difference = F.pad(heatmaps(driving, grid) - source.heatmaps, (0, 0, 0, 0, 0, 0, 1, 0))
         # All 22 fields of a row sample the same features: stacked along depth they need no copies of them.
         compressed = source.compressed.expand(rows, -1, -1, -1, -1)
-        moved = sample(compressed, fields.flatten(1, 2)).unflatten(2, (FIELDS, VOLUME_DEPTH)).transpose(1, 2)
-        return torch.cat([difference.unsqueeze(2), moved], dim=2).flatten(1, 2)
+        moved = sample(compressed, fields.flatten(1, 2)).reshape(rows, COMPRESSED, FIELDS, *compressed.shape[2:])
+        return torch.cat([difference.unsqueeze(2), moved.transpose(1, 2)], dim=2).flatten(1, 2)
 
 
 class WarpingModule(nn.Module):
@@ -171,5 +175,5 @@ class WarpingModule(nn.Module):
         deformation, occlusion = self.dense_motion_network(source, driving)
         volume = source.volume.expand(driving.shape[0], -1, -1, -1, -1)
         warped = sample(volume, deformation).flatten(1, 2).to(self.fourth.weight.dtype)
-        features = self.fourth(F.leaky_relu(self.third(warped), LEAKY_SLOPE))
-        return features * occlusion
+        features: Tensor = self.fourth(F.leaky_relu(self.third(warped), LEAKY_SLOPE)) * occlusion
+        return features
