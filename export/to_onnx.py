@@ -40,7 +40,8 @@ def load_embedded(path: Path) -> tuple[AudioFeatures, Ddim, dict[str, Any]]:
     denoiser = Denoiser(network)
     for prefix, module in (("encoder.", encoder), ("denoiser.", denoiser)):
         module.load_state_dict({k.removeprefix(prefix): v for k, v in saved["state"].items() if k.startswith(prefix)})
-    return encoder.eval(), Ddim(denoiser, DdimConfig(**recipe["sampling"])).eval(), recipe
+    loop = Ddim(denoiser, DdimConfig(**recipe["sampling"]), saved["context_shares"])
+    return encoder.eval(), loop.eval(), recipe
 
 
 def window_example(profile: Profile, batch: int = 2, seed: int = 0) -> dict[str, Tensor]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from engines.audio import BANDS, SILENCE, MelWindow
 from engines.face_mesh import FaceModel
@@ -28,11 +29,13 @@ EASE = 3  # frames to close the mouth where silence is put in
 class Batch:
     """B windows of N frames.
 
-    `mel` f32 (B, N, 80, 20); `motion` f32 (B, N, 70); `reference` f32 (B, 70), the frame before the
-    window; `canonical` f32 (B, 70); `pose_weight` f32 (B,): how much the clip says about head motion.
+    `mel` f32 (B, 80, K) and `starts` i64 (B, N): first of the 20 columns of each frame; `motion` f32
+    (B, N, 70); `reference` f32 (B, 70), the frame before the window; `canonical` f32 (B, 70);
+    `pose_weight` f32 (B,): how much the clip says about head motion.
     """
 
     mel: FloatArray
+    starts: NDArray[np.int64]
     motion: FloatArray
     reference: FloatArray
     canonical: FloatArray
@@ -84,21 +87,21 @@ class Batches:
         picks = self._rng.choice(len(self._items), max(1, frames // length), p=self._chance)
         windows = [self._window(self._items[pick], length) for pick in picks]
         columns = np.stack([window[0] for window in windows])
-        index = np.stack([window[1] for window in windows])
+        starts = np.stack([window[1] for window in windows])
         motion = np.stack([window[2] for window in windows])
         columns = self._change_sound(columns, motion)
-        mel = columns[np.arange(len(columns))[:, None, None], index]  # (B, N, 20, 80)
         items = [self._items[pick] for pick in picks]
         return Batch(
-            mel=np.ascontiguousarray(np.swapaxes(mel, 2, 3)),
+            mel=np.ascontiguousarray(np.swapaxes(columns, 1, 2)),
+            starts=starts,
             motion=motion[:, 1:],
             reference=motion[:, 0],
             canonical=self._canonical(items),
             pose_weight=np.array([_pose_weight(item) for item in items], np.float32),
         )
 
-    def _window(self, item: Item, length: int) -> tuple[FloatArray, np.ndarray, FloatArray]:
-        """Mel columns (K, 80), which of them each frame sees (N, 20), motion (1 + N, 70)."""
+    def _window(self, item: Item, length: int) -> tuple[FloatArray, NDArray[np.int64], FloatArray]:
+        """Mel columns (K, 80), where each frame's begin (N,), motion (1 + N, 70)."""
         rng, total = self._rng, len(item.motion)
         speed = float(np.clip((total - 2) / (length + 1), 0.5, rng.uniform(0.87, 1.15)))
         first = rng.uniform(0, max(0.0, total - 1 - speed * length))
@@ -118,7 +121,7 @@ class Batches:
         columns = (1 - part) * item.mel[low] + part * item.mel[low + 1]
         longest = int(np.ceil(COLUMNS_PER_FRAME * (length - 1))) + 1 + WINDOW.columns
         columns = np.pad(columns, ((0, longest - len(columns)), (0, 0)), "edge")
-        return columns, (starts - starts[0])[:, None] + np.arange(WINDOW.columns), motion.astype(np.float32)
+        return columns, starts - starts[0], motion.astype(np.float32)
 
     def _change_sound(self, columns: FloatArray, motion: FloatArray) -> FloatArray:
         """Columns (B, K, 80) changed; `motion` (B, 1 + N, 70) is eased to closed lips where silence is put in."""

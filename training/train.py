@@ -23,7 +23,7 @@ from engines.networks.audio_features import AudioFeatures
 from engines.networks.ddim import PREFIX, TRAINING_STEPS, Ddim, DdimConfig, signal_shares
 from engines.networks.denoiser import Denoiser, DenoiserConfig
 from training.batches import Batch, Batches
-from training.corpus import Item, measuring_matrix, rest_values
+from training.corpus import Item, measuring_matrix, mouth_numbers, rest_values
 from training.generate import features_of, silent_feature, stream, torch_encoder, torch_sampler
 from training.metrics import lip_curves, lip_score
 
@@ -31,8 +31,9 @@ NETWORK = DenoiserConfig(
     width=160, layers=4, heads=4, time_width=64, audio_width=128, rotary=8, dropout=0.1, time_per_token=True
 )
 SAMPLING = DdimConfig(
-    steps=3, schedule="cosine", prediction="v", spacing="trailing", context_time=150, guided=True
+    steps=3, schedule="cosine", prediction="v", spacing="trailing", context_time=500, guided=True
 )
+HEAD_CONTEXT = 100  # diffusion step at which all but the lips of committed frames is shown, at most
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +52,17 @@ class Recipe:
     deaf: float = 0.12  # share of windows without sound, for guidance
     lips: float = 1.0
     velocity: float = 0.5
+    half: bool = True  # bfloat16 products
     check_every: int = 400
     seed: int = 0
-    guidance: tuple[float, float] = (1.5, 1.0)  # (mouth, rest), for choosing checkpoints
+    guidance: tuple[float, float] = (1.75, 1.0)  # (mouth, rest), for choosing checkpoints
     temperature: tuple[float, float] = (0.3, 1.0)
+
+
+def context_shares(face: FaceModel, time: int) -> Tensor:
+    """Share of the signal in every number of a committed frame said to be at `time`, (70,)."""
+    shares = signal_shares("cosine")
+    return torch.where(torch.from_numpy(mouth_numbers(face)), shares[time], shares[min(time, HEAD_CONTEXT)])
 
 
 class MotionModel(nn.Module):
@@ -65,9 +73,14 @@ class MotionModel(nn.Module):
         self.encoder = AudioFeatures(width=network.audio_width)
         self.denoiser = Denoiser(network)
 
-    def forward(self, mel: Tensor, tokens: Tensor, frames: Tensor, time: Tensor, heard: Tensor) -> Tensor:
-        """`mel` (B, N, 80, 20), `tokens` (B, 2, 70), `frames` (B, N, 70), `time` (B, N), `heard` (B,) -> (B, N, 70)."""
-        sound = self.encoder(mel.flatten(0, 1)).unflatten(0, mel.shape[:2]) * heard[:, None, None]
+    def forward(
+        self, mel: Tensor, starts: Tensor, tokens: Tensor, frames: Tensor, time: Tensor, heard: Tensor
+    ) -> Tensor:
+        """Predicted v (B, N, 70).
+
+        `mel` (B, 80, K), `starts` (B, N), `tokens` (B, 2, 70), `frames` (B, N, 70), `time` (B, N), `heard` (B,).
+        """
+        sound = self.encoder.over(mel, starts) * heard[:, None, None]
         context = torch.cat([torch.zeros_like(sound[:, :PREFIX]), sound], 1)
         whole = torch.cat([torch.zeros_like(time[:, :PREFIX]), time], 1)
         predicted: Tensor = self.denoiser(torch.cat([tokens, frames], 1), context, whole)[:, PREFIX:]
@@ -84,6 +97,7 @@ class Objective:
         measures = measuring_matrix(face)
         spread = np.concatenate([item.motion @ measures for item in items]).std(0)
         self.measures = torch.from_numpy(measures / spread)
+        self.mouth = torch.from_numpy(mouth_numbers(face))
         self.noise = torch.Generator().manual_seed(recipe.seed)
 
     def _uniform(self, *shape: int) -> Tensor:
@@ -99,11 +113,12 @@ class Objective:
         time[self._uniform(count) < 0.05] = TRAINING_STEPS - 1
         prefix = (1 + self._uniform(count) * (length - 2)).long()
         prefix[self._uniform(count) < 0.15] = 0
-        shown = (self._uniform(count) * 600).long()
-        shown[self._uniform(count) < 0.25] = 0
+        shown = (self._uniform(count) * 800).long()
+        shown[self._uniform(count) < 0.15] = 0
         given = torch.arange(length) < prefix[:, None]  # (B, N)
         times = torch.where(given, shown[:, None], time[:, None])
-        share = self.shares[times][..., None]
+        head = torch.where(given, shown.clamp(max=HEAD_CONTEXT)[:, None], time[:, None])
+        share = torch.where(self.mouth, self.shares[times][..., None], self.shares[head][..., None])
         noise = self._normal(*motion.shape)
         # What a call feeds back is never exact: context and reference are off by a little, together.
         off = 0.1 * self._normal(count, 1, motion.shape[2])
@@ -114,7 +129,9 @@ class Objective:
         reference = torch.where(photo[:, None], self.rest, reference)
         tokens = torch.stack([torch.from_numpy(batch.canonical), reference], 1)
         heard = (self._uniform(count) >= self.recipe.deaf).float()
-        predicted = model(torch.from_numpy(batch.mel), tokens, noisy, times.float(), heard)
+        mel, starts = torch.from_numpy(batch.mel), torch.from_numpy(batch.starts)
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.recipe.half):
+            predicted = model(mel, starts, tokens, noisy, times.float(), heard).float()
         return self._errors(predicted, motion, noisy, noise, share, given, torch.from_numpy(batch.pose_weight))
 
     def _errors(
@@ -152,9 +169,10 @@ class Checkpoint:
 
     def save(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        torch.save(
-            {"recipe": asdict(self.recipe), "state": self.state, "step": self.step, "history": self.history}, path
-        )
+        saved = {"recipe": asdict(self.recipe), "state": self.state, "step": self.step, "history": self.history}
+        time = self.recipe.sampling.context_time
+        saved["context_shares"] = None if time is None else context_shares(face_model(), time)
+        torch.save(saved, path)
 
 
 def load_model(path: Path) -> tuple[MotionModel, dict[str, Any]]:
@@ -170,14 +188,15 @@ class Chooser:
 
     def __init__(self, items: list[Item], face: FaceModel, recipe: Recipe) -> None:
         natural = [item for item in items if item.clip.dataset == "clips"]
-        short = [item for item in items if item.clip.dataset == "lrcar"][::4]
+        short = [item for item in items if item.clip.dataset == "lrcar"][::2]
         studio = [item for item in items if item.clip.dataset == "grid_s1"][::8]
         self.groups = {"clips": natural, "lrcar": short, "grid_s1": studio}
         self.face, self.recipe, self.measures = face, recipe, measuring_matrix(face)
 
     def __call__(self, model: MotionModel) -> dict[str, float]:
         encode = torch_encoder(model.encoder)
-        loop = Ddim(model.denoiser, self.recipe.sampling)
+        sampling = self.recipe.sampling
+        loop = Ddim(model.denoiser, sampling, context_shares(self.face, sampling.context_time or 0))
         sampler = torch_sampler(loop, self.face, self.recipe.guidance, self.recipe.temperature)
         figures: dict[str, float] = {}
         for name, items in self.groups.items():
