@@ -93,7 +93,7 @@ class Ddim(nn.Module):
         steps = self.config.timesteps()
         for step, following in zip(steps, [*steps[1:], None], strict=True):
             if committed is not None and mask is not None:
-                x = torch.where(mask[..., None] > 0, self._shown(committed, noise, step), x)
+                x = torch.where(mask[..., None] > 0, self.shown(committed, noise, step), x)
             predicted = self._predict(torch.cat([tokens, x], 1), context, step, mask, guidance)[:, PREFIX:]
             x = self.step(x, predicted, step, following)
         if committed is not None and mask is not None:
@@ -113,7 +113,8 @@ class Ddim(nn.Module):
             return clean
         return math.sqrt(self.shares[following]) * clean + math.sqrt(1 - self.shares[following]) * epsilon
 
-    def _shown(self, committed: Tensor, noise: Tensor, step: int) -> Tensor:
+    def shown(self, committed: Tensor, noise: Tensor, step: int) -> Tensor:
+        """Committed frames (B, N, 70) as the denoiser sees them at diffusion step `step`."""
         if self.config.context_time is None:
             return math.sqrt(self.shares[step]) * committed + math.sqrt(1 - self.shares[step]) * noise
         share = self.get_buffer("context_shares")
