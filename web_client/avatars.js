@@ -1,0 +1,81 @@
+// The picker of faces: the ones the server lists, and a photo of one's own.
+
+import { ask } from "./session.js";
+
+const ENROLMENT = 60000; // ms that the server has to look at a photo, which may wait behind others
+const AGAIN = 1000; // ms until a server that has no face yet is asked once more
+
+/** Events: "choice" (read `chosen`: {id, title, picture}, or null before there is any). */
+export class Avatars extends EventTarget {
+  chosen = null;
+
+  #list;
+  #template;
+  #file;
+  #note;
+
+  /** `list` takes the choices, made from `template`, ahead of the tile of `file`, an input; `note` tells about photos. */
+  constructor({ list, template, file, note }) {
+    super();
+    this.#list = list;
+    this.#template = template;
+    this.#file = file;
+    this.#note = note;
+    file.addEventListener("change", () => this.add(file.files[0]));
+  }
+
+  /** Show what the server has; one that still starts has nothing yet. */
+  async load() {
+    while (!this.chosen) {
+      const { avatars, default: favourite } = await ask("/avatars")
+        .then((answer) => answer.json())
+        .catch(() => ({ avatars: [] }));
+      avatars.forEach((avatar) => this.#offer(avatar));
+      const first = avatars.find((avatar) => avatar.id === favourite) ?? avatars[0];
+      if (first) this.#choose(first);
+      else await new Promise((resolve) => setTimeout(resolve, AGAIN));
+    }
+  }
+
+  /** Send a photo; it becomes the choice, or the server says why it does not suit. */
+  async add(photo) {
+    if (!photo || this.#list.ariaBusy === "true") return;
+    this.#list.ariaBusy = "true";
+    this.#tell("Looking at your photo …");
+    const form = new FormData();
+    form.append("photo", photo);
+    try {
+      const answer = await ask("/avatars", { method: "POST", body: form, signal: AbortSignal.timeout(ENROLMENT) });
+      const avatar = await answer.json();
+      this.#offer(avatar);
+      this.#choose(avatar);
+      this.#tell("Your photo suits. The server keeps it in memory only, and shows it to nobody else.");
+    } catch (error) {
+      this.#tell(error.detail || "The photo could not be sent. See whether you are online, then try again.", true);
+    }
+    this.#list.ariaBusy = "false";
+    this.#file.value = ""; // so that the same file can be chosen again
+  }
+
+  #offer(avatar) {
+    const tile = this.#template.content.cloneNode(true);
+    const [input, picture] = [tile.querySelector("input"), tile.querySelector("img")];
+    input.value = avatar.id;
+    input.addEventListener("change", () => this.#choose(avatar));
+    picture.src = avatar.picture;
+    picture.alt = avatar.title;
+    this.#list.insertBefore(tile, this.#file.closest("label"));
+  }
+
+  #choose(avatar) {
+    this.chosen = avatar;
+    for (const input of this.#list.querySelectorAll("input[type=radio]")) input.checked = input.value === avatar.id;
+    this.#tell("");
+    this.dispatchEvent(new Event("choice"));
+  }
+
+  #tell(text, refused = false) {
+    this.#note.textContent = text;
+    this.#note.classList.toggle("refused", refused);
+  }
+}

@@ -1,0 +1,285 @@
+// One call to the avatar server: microphone out, talking face in. Knows HTTP and WebRTC, and nothing of the page.
+
+const GATHERING = 2000; // ms to wait for network candidates; what is found by then goes into the offer
+const CONNECTING = 12000; // ms until a connection that does not come up counts as blocked
+const STALLED = 3000; // ms without a new picture until the connection counts as lost
+const ANSWER = 15000; // ms that the server has to answer a request
+const PAUSES = [0, 1000, 2000, 4000, 8000]; // ms before each attempt to get a lost connection back
+
+/** An error with a stable `code` that the page has words for, and the server's own words where it gave any. */
+export class CallError extends Error {
+  constructor(code, detail = "", retryAfter = 0) {
+    super(detail || code);
+    this.code = code;
+    this.detail = detail;
+    this.retryAfter = retryAfter;
+  }
+}
+
+/**
+ * `state` is one of idle, asking, connecting, live, reconnecting, waiting, failed.
+ * Events: "state" (read `state`, `error`, `attempt`, `retryAt`), "microphone" (read `microphone`),
+ * "stream" (read `stream`).
+ */
+export class Session extends EventTarget {
+  state = "idle";
+  error = null; // CallError while failed or waiting
+  attempt = 0; // of PAUSES.length while reconnecting
+  retryAt = 0; // performance.now() of the next try while waiting
+  microphone = null; // MediaStream
+  stream = null; // MediaStream of the avatar
+
+  #avatar = "";
+  #url = null; // address of the session on the server
+  #peer = null;
+  #voice = null; // RTCRtpSender of the microphone
+  #stopped = null; // AbortController of the running call
+  #wake = () => {}; // ends the current pause early
+  #changed = false; // the connection ends because another avatar was chosen
+
+  /** Run a call until `stop`, or until something fails for good; the outcome is in `state`. */
+  async start(avatar, microphone = "") {
+    if (this.#stopped) return;
+    const { signal } = (this.#stopped = new AbortController());
+    this.#avatar = avatar;
+    try {
+      this.#become("asking");
+      await this.useMicrophone(microphone);
+      await this.#keepConnected(signal);
+    } catch (error) {
+      if (!signal.aborted) this.fail(error);
+    }
+  }
+
+  /** End the call on both sides and release the microphone. Everything that matters happens before the first await. */
+  async stop() {
+    this.#stopped?.abort();
+    this.#stopped = null;
+    this.#release();
+    const goodbye = this.#hangUp();
+    this.#become("idle");
+    await goodbye;
+  }
+
+  /** The one way a call ends by itself. */
+  fail(error) {
+    this.#stopped?.abort();
+    this.#stopped = null;
+    this.#release();
+    this.#hangUp();
+    this.#become("failed", { error: error instanceof CallError ? error : new CallError("unexpected", error.message) });
+  }
+
+  /** Do not wait out the pause before the next attempt. */
+  retryNow() {
+    this.#wake();
+  }
+
+  /** Show another face; a running call is connected anew and keeps its microphone. */
+  useAvatar(avatar) {
+    if (avatar === this.#avatar) return;
+    this.#avatar = avatar;
+    this.#changed = true;
+    this.#wake();
+  }
+
+  /** Open a microphone ("" is the system's choice) and, in a running call, send it from now on. */
+  async useMicrophone(id) {
+    const call = this.#stopped;
+    if (!call) return;
+    const stream = await openMicrophone(id);
+    if (this.#stopped !== call) {
+      stream.getTracks().forEach((track) => track.stop());
+      return;
+    }
+    const [track] = stream.getAudioTracks();
+    track.onended = () => this.useMicrophone("").catch((error) => this.fail(error)); // it was unplugged
+    this.#release();
+    this.microphone = stream;
+    await this.#voice?.replaceTrack(track);
+    this.dispatchEvent(new Event("microphone"));
+  }
+
+  /** [RTCStatsReport, server's statistics] of a live call, else null. */
+  async figures() {
+    const [peer, url] = [this.#peer, this.#url];
+    if (this.state !== "live" || !peer || !url) return null;
+    return Promise.all([peer.getStats(), ask(`${url}/stats`).then((answer) => answer.json())]);
+  }
+
+  async #keepConnected(signal) {
+    let attempt = 0; // 0: nothing was lost yet
+    while (!signal.aborted) {
+      try {
+        this.#become(attempt ? "reconnecting" : "connecting", { attempt });
+        this.#changed = false;
+        await this.#connect(signal);
+        this.#become("live");
+        attempt = (await this.#connectionEnds(signal)) ? 1 : 0;
+      } catch (error) {
+        if (signal.aborted) return;
+        if (error.retryAfter) {
+          const pause = error.retryAfter * 1000;
+          this.#become("waiting", { error, retryAt: performance.now() + pause });
+          await this.#pause(pause, signal);
+        } else if (attempt === 0 || attempt >= PAUSES.length || error.code === "ended") {
+          throw error;
+        } else {
+          await this.#pause(PAUSES[attempt], signal);
+          attempt += 1;
+        }
+      }
+      if (!signal.aborted) await this.#hangUp(); // before the next offer: it frees the place on the server
+    }
+  }
+
+  /** One attempt: offer, answer, connection. */
+  async #connect(signal) {
+    const { iceServers } = await (await ask("/ice-servers")).json();
+    const peer = (this.#peer = new RTCPeerConnection({ iceServers }));
+    peer.ontrack = ({ streams: [stream] }) => {
+      if (stream === this.stream) return; // sound and picture share one stream, so that the browser keeps them in sync
+      this.stream = stream;
+      this.dispatchEvent(new Event("stream"));
+    };
+    this.#voice = peer.addTransceiver(this.microphone.getAudioTracks()[0], { direction: "sendrecv" }).sender;
+    preferVp8(peer.addTransceiver("video", { direction: "recvonly" }));
+    await peer.setLocalDescription();
+    await gathered(peer);
+    signal.throwIfAborted();
+
+    const answer = await ask(`/sessions?avatar=${encodeURIComponent(this.#avatar)}&mode=mirror`, {
+      method: "POST",
+      headers: { "Content-Type": "application/sdp" },
+      body: peer.localDescription.sdp,
+    });
+    const url = new URL(answer.headers.get("Location"), answer.url).href;
+    if (signal.aborted) return discard(url);
+    this.#url = url;
+    await peer.setRemoteDescription({ type: "answer", sdp: await answer.text() });
+    await connected(peer, signal);
+  }
+
+  /** True when the connection was lost, false when another avatar was chosen; raises when the server ended the call. */
+  async #connectionEnds(signal) {
+    const peer = this.#peer;
+    let [pictures, newest] = [0, performance.now()];
+    while (!this.#changed) {
+      await this.#pause(500, signal);
+      signal.throwIfAborted();
+      const decoded = await picturesDecoded(peer);
+      const now = performance.now();
+      // Browsers may stop decoding for a page that nobody sees.
+      if (decoded !== pictures || document.hidden) [pictures, newest] = [decoded, now];
+      if (peer.connectionState === "failed" || peer.connectionState === "closed" || now - newest > STALLED) {
+        await this.#stillKnown();
+        return true;
+      }
+    }
+    return false;
+  }
+
+  /** Tell a network that went away from a server that hung up. */
+  async #stillKnown() {
+    try {
+      await ask(`${this.#url}/stats`);
+    } catch (error) {
+      if (error.code === "unknown") throw new CallError("ended");
+    }
+  }
+
+  async #pause(milliseconds, signal) {
+    await new Promise((resolve) => {
+      this.#wake = resolve;
+      signal.addEventListener("abort", resolve, { once: true });
+      setTimeout(resolve, milliseconds);
+    });
+  }
+
+  async #hangUp() {
+    const [peer, url] = [this.#peer, this.#url];
+    this.#peer = this.#url = this.#voice = this.stream = null;
+    peer?.close();
+    if (url) await discard(url);
+  }
+
+  #release() {
+    this.microphone?.getTracks().forEach((track) => {
+      track.onended = null;
+      track.stop();
+    });
+    this.microphone = null;
+  }
+
+  #become(state, { error = null, attempt = 0, retryAt = 0 } = {}) {
+    Object.assign(this, { state, error, attempt, retryAt });
+    this.dispatchEvent(new Event("state"));
+  }
+}
+
+/** Fetch from the server; raises CallError with the problem's own words (RFC 9457). */
+export async function ask(url, options) {
+  let answer;
+  try {
+    answer = await fetch(url, { signal: AbortSignal.timeout(ANSWER), ...options });
+  } catch {
+    throw new CallError("gone");
+  }
+  if (answer.ok) return answer;
+  const problem = await answer.json().catch(() => ({}));
+  const code = { 404: "unknown", 503: "unavailable" }[answer.status] ?? "refused";
+  throw new CallError(code, problem.detail, Number(answer.headers.get("Retry-After")) || 0);
+}
+
+async function openMicrophone(id) {
+  // A page that came over plain HTTP from another machine has no mediaDevices at all.
+  if (!navigator.mediaDevices?.getUserMedia) throw new CallError(window.isSecureContext ? "unsupported" : "insecure");
+  if (!window.RTCPeerConnection) throw new CallError("unsupported");
+  const wishes = { echoCancellation: true, noiseSuppression: true, autoGainControl: true, channelCount: 1 };
+  try {
+    return await navigator.mediaDevices.getUserMedia({ audio: id ? { ...wishes, deviceId: { exact: id } } : wishes });
+  } catch (error) {
+    if (error.name === "NotAllowedError" || error.name === "SecurityError") throw new CallError("denied");
+    if (error.name === "OverconstrainedError" && id) return openMicrophone(""); // it was chosen once and is gone
+    throw new CallError(error.name === "NotFoundError" ? "no-microphone" : "microphone-busy");
+  }
+}
+
+function preferVp8(transceiver) {
+  const codecs = RTCRtpReceiver.getCapabilities?.("video")?.codecs;
+  if (!codecs || !transceiver.setCodecPreferences) return;
+  const vp8 = (codec) => codec.mimeType.toLowerCase() === "video/vp8";
+  transceiver.setCodecPreferences([...codecs.filter(vp8), ...codecs.filter((codec) => !vp8(codec))]);
+}
+
+function gathered(peer) {
+  return new Promise((resolve) => {
+    if (peer.iceGatheringState === "complete") resolve();
+    peer.addEventListener("icegatheringstatechange", () => peer.iceGatheringState === "complete" && resolve());
+    setTimeout(resolve, GATHERING);
+  });
+}
+
+function connected(peer, signal) {
+  return new Promise((resolve, reject) => {
+    const blocked = () => reject(new CallError("blocked"));
+    signal.addEventListener("abort", () => reject(signal.reason), { once: true });
+    setTimeout(blocked, CONNECTING);
+    const look = () => {
+      if (peer.connectionState === "connected") resolve();
+      if (peer.connectionState === "failed") blocked();
+    };
+    peer.addEventListener("connectionstatechange", look);
+    look();
+  });
+}
+
+async function picturesDecoded(peer) {
+  const report = await peer.getStats();
+  return [...report.values()].find((entry) => entry.type === "inbound-rtp" && entry.kind === "video")?.framesDecoded ?? 0;
+}
+
+/** Tell the server that a session is over; works while the page is being left. Nothing is lost if it does not arrive. */
+async function discard(url) {
+  await fetch(url, { method: "DELETE", keepalive: true, signal: AbortSignal.timeout(3000) }).catch(() => {});
+}
