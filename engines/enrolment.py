@@ -1,0 +1,73 @@
+"""A checked portrait becomes an Identity: closed-lip rest, the photo's own motion, and every table frames need."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engines import motion
+from engines.eyelids import Eyelids, eyelid_tables
+from engines.face_mesh import FaceModel, to_unit
+from engines.head_field import node_rows, skin_mixing, survey
+from engines.lips import LipModel, closed_rest, gaps_of
+from engines.mouth import MouthTables, mouth_tables
+from engines.mouth_interior import Interior, interior_tables
+from engines.types import FRAME_SIZE, FloatArray, Identity, Portrait
+from engines.warp_field import Lattice, supersample
+
+VERSION = 1  # of the tables; identities cached by another version are enrolled anew
+STEP = 4  # pixels between the nodes of the whole picture
+PICTURE = Lattice(0, 0, FRAME_SIZE // STEP, FRAME_SIZE // STEP, STEP)
+
+
+def enrol(face: FaceModel, profile: str, portrait: Portrait) -> Identity:
+    """Prepare everything about this person that no frame changes; about half a second."""
+    mesh = portrait.mesh
+    placed = to_unit(mesh)
+    pose = face.pose(placed)
+    lips = LipModel.of(face)
+    unposed = pose.remove(placed)
+    expression = closed_rest(lips, unposed)
+    canonical = unposed - face.offsets(expression)
+    source = motion.pack(pose.scale, motion.angles_of(pose.matrix), pose.translation, expression)
+
+    photo = supersample(portrait.crop)
+    around = survey(mesh)
+    rows = node_rows(mesh, face.mixing, pose, around, PICTURE, skin_mixing(face))
+    tables: dict[str, NDArray[Any]] = {
+        "photo": photo,
+        "rows": np.ascontiguousarray(rows.T),
+        "lip_rest": np.maximum(gaps_of(canonical), 0),
+    }
+    parts = {
+        "mouth": mouth_tables(mesh, face, pose, around, photo),
+        "interior": interior_tables(mesh, canonical, face, pose, photo, source),
+        "eyelids": eyelid_tables(mesh, face, photo),
+    }
+    for part, record in parts.items():
+        tables |= {f"{part}.{field.name}": getattr(record, field.name) for field in fields(record)}
+    return Identity(profile, portrait.digest, face.canonical_keypoints(canonical), source, portrait.crop, tables)
+
+
+def mouth_of(tables: Mapping[str, NDArray[Any]]) -> MouthTables:
+    """The mouth's tables back from the identity's."""
+    return MouthTables(*(tables[f"mouth.{field.name}"] for field in fields(MouthTables)))
+
+
+def interior_of(tables: Mapping[str, NDArray[Any]]) -> Interior:
+    """The mouth interior's tables back from the identity's."""
+    return Interior(*(tables[f"interior.{field.name}"] for field in fields(Interior)))
+
+
+def eyelids_of(tables: Mapping[str, NDArray[Any]]) -> Eyelids:
+    """The eyelids' tables back from the identity's."""
+    return Eyelids(*(tables[f"eyelids.{field.name}"] for field in fields(Eyelids)))
+
+
+def rest_gaps(tables: Mapping[str, NDArray[Any]]) -> FloatArray:
+    """Openings (9,) of the inner-lip pairs at closed rest, eye distances."""
+    return np.asarray(tables["lip_rest"], np.float32)

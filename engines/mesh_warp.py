@@ -1,0 +1,83 @@
+"""The embedded profile's renderer: the person's own pixels, moved by the 21 keypoints.
+
+Per frame: keypoint motion -> forward flow (one matrix product) -> backward flow -> one `cv2.remap` of the
+photo, lids painted in before; then the mouth as layers over an interior. NumPy and OpenCV only.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+
+from engines import motion
+from engines.enrolment import PICTURE, STEP, enrol, eyelids_of, interior_of, mouth_of, rest_gaps
+from engines.eyelids import blinked
+from engines.face_mesh import FaceModel
+from engines.head_field import coefficients
+from engines.lips import LipModel
+from engines.mouth import draw_mouth
+from engines.types import FRAME_SIZE, MOTION_WIDTH, ByteArray, FloatArray, Identity, Portrait
+from engines.warp_field import SUPERSAMPLING, identity_map, invert, pixel_map
+
+ITERATIONS = 8
+
+
+class MeshWarp:
+    """Renderer of one profile. Holds no caller's state: several threads may render at once."""
+
+    def __init__(self, face: FaceModel, profile: str = "embedded") -> None:
+        self._face = face
+        self._profile = profile
+        self._lips = LipModel.of(face)
+        self._nodes = identity_map(PICTURE.columns, PICTURE.rows)
+        self._pixels = SUPERSAMPLING * identity_map(FRAME_SIZE, FRAME_SIZE)
+        self._scratch = threading.local()
+
+    def enrol(self, portrait: Portrait) -> Identity:
+        """Prepare a portrait, once per photo."""
+        return enrol(self._face, self._profile, portrait)
+
+    def render(self, identities: Sequence[Identity], motions: FloatArray, out: ByteArray | None = None) -> ByteArray:
+        """Motion (N, 70) of N identities -> u8 (N, 512, 512, 3) RGB, exp in the head's frame.
+
+        `out`, when given, is filled and returned. Rows do not influence each other. Raises ValueError on
+        shapes that do not fit together.
+        """
+        motions = np.asarray(motions, np.float32)
+        count = len(identities)
+        if motions.shape != (count, MOTION_WIDTH):
+            raise ValueError(f"{count} identities need motions of shape ({count}, {MOTION_WIDTH}), not {motions.shape}.")
+        shape = (count, FRAME_SIZE, FRAME_SIZE, 3)
+        if out is None:
+            out = np.empty(shape, np.uint8)
+        elif out.shape != shape or out.dtype != np.uint8:
+            raise ValueError(f"`out` must be uint8 of shape {shape}, not {out.dtype} {out.shape}.")
+        for row, identity in enumerate(identities):
+            self._render_one(identity, np.nan_to_num(motions[row]), out[row])
+        return out
+
+    def _render_one(self, identity: Identity, frame: FloatArray, out: ByteArray) -> None:
+        tables = identity.tables
+        frame = frame.copy()
+        expression = self._lips.uncrossed(motion.expression(frame), rest_gaps(tables))
+        frame[motion.EXPRESSION] = expression.reshape(-1)
+        flow = coefficients(identity.source, frame)
+        photo = blinked(eyelids_of(tables), expression, tables["photo"], self._photo_scratch())
+
+        forward = np.ascontiguousarray((flow.T @ tables["rows"]).T).reshape(PICTURE.rows, PICTURE.columns, 2)
+        forward /= STEP
+        backward = invert(forward, self._nodes, np.zeros(2, np.float32), ITERATIONS)
+        first, second = pixel_map(backward, self._pixels, STEP)
+        cv2.remap(photo, first, second, cv2.INTER_LINEAR, dst=out, borderMode=cv2.BORDER_REPLICATE)
+        draw_mouth(mouth_of(tables), interior_of(tables), flow, frame, out)
+
+    def _photo_scratch(self) -> ByteArray:
+        """A buffer for a supersampled photo, one per thread."""
+        if not hasattr(self._scratch, "photo"):
+            side = SUPERSAMPLING * FRAME_SIZE
+            self._scratch.photo = np.empty((side, side, 3), np.uint8)
+        buffer: ByteArray = self._scratch.photo
+        return buffer

@@ -1,0 +1,31 @@
+"""What a renderer is, whichever profile it belongs to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from engines.profile import Profile
+from engines.types import ByteArray, FloatArray, Identity, KDTalkerError, Portrait
+
+
+class Renderer(Protocol):
+    """Turns motion into pictures. Keeps no caller's state; safe to use from several threads."""
+
+    def enrol(self, portrait: Portrait) -> Identity:
+        """Prepare a portrait, once per photo."""
+        ...
+
+    def render(self, identities: Sequence[Identity], motions: FloatArray, out: ByteArray | None = None) -> ByteArray:
+        """Absolute motion (N, 70) of N identities -> u8 (N, 512, 512, 3) RGB, into `out` when given."""
+        ...
+
+
+def open_renderer(profile: Profile) -> Renderer:
+    """The renderer of `profile`."""
+    if profile.name == "embedded":
+        from engines.face_mesh import face_model
+        from engines.mesh_warp import MeshWarp
+
+        return MeshWarp(face_model(), profile.name)
+    raise KDTalkerError(f"The profile '{profile.name}' has no renderer here.")
