@@ -13,6 +13,7 @@ import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -49,9 +50,9 @@ class IdentityStore:
         """The identity, or None where there is none or its file is damaged (which is then removed)."""
         path = self.path(profile, digest)
         try:
-            with np.load(path, allow_pickle=False) as archive:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
                 arrays = {name: archive[name] for name in archive.files}
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         except (OSError, ValueError, KeyError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
             return self._discard(path, str(error))
@@ -91,4 +92,5 @@ class IdentityStore:
     @staticmethod
     def _discard(path: Path, why: str) -> None:
         _log.warning("cached identity %s is damaged (%s) and will be made again", path.name, why)
-        path.unlink(missing_ok=True)
+        with suppress(OSError):  # where it cannot be removed it is refused again the next time
+            path.unlink()
