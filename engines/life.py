@@ -150,7 +150,7 @@ def life_model() -> LifeModel:
         with as_file(resource) as path, np.load(path) as archive:
             values = {name: archive[name] for name in LifeModel.__dataclass_fields__}
     except (OSError, KeyError, ValueError) as error:
-        raise WeightsError(f"The life parameters {resource} cannot be read ({error}); reinstall the package.") from error
+        raise WeightsError(f"The life tables {resource} cannot be read ({error}); reinstall the package.") from error
     scalars = {name: float(values.pop(name)) for name in ("pause_mean", "pause_spread")}
     return LifeModel(**values, **scalars)
 

@@ -15,6 +15,7 @@ import numpy as np
 from engines import motion
 from engines.audio import SILENCE, MelStream
 from engines.face_mesh import FaceModel, face_model
+from engines.life import LifeModel, LifeState, life_model, loudness
 from engines.profile import Profile, profile
 from engines.renderer import Renderer, open_renderer
 from engines.runtime.base import Engine, open_engine
@@ -24,13 +25,15 @@ from engines.types import KEYPOINTS, ByteArray, FloatArray, Identity, MelTick, M
 
 @dataclass(slots=True)
 class Talk:
-    """State of one call: the mel stream, features not yet outside the window, the sampler's past."""
+    """State of one call: the mel stream, features not yet outside the window, the past of lips and head."""
 
     identity: Identity
     mel: MelStream
     sampler: SamplerState
+    life: LifeState
     features: list[FloatArray] = field(default_factory=list)  # of ticks first_feature, first_feature + 1, ...
     first_feature: int = 0
+    levels: list[float] = field(default_factory=list)  # loudness of ticks sampler.next_tick, ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +44,7 @@ class Talker:
     face: FaceModel
     encoder: Engine
     sampler: Sampler
+    life: LifeModel
     renderer: Renderer
 
     def begin(self, identity: Identity, seed: int = 0) -> Talk:
@@ -52,7 +56,8 @@ class Talker:
             normalisation.canonical_token(identity.canonical), normalisation.normalise(rest), silence, seed
         )
         context = self.profile.window.committed
-        return Talk(identity, MelStream(self.profile.mel), state, [silence] * context, -context)
+        life = self.life.begin(seed)
+        return Talk(identity, MelStream(self.profile.mel), state, life, [silence] * context, -context)
 
     def listen(self, talk: Talk, pcm: FloatArray) -> list[MotionTick]:
         """Add sound f32 (samples,) at 16 kHz; returns the motion of every frame that became due."""
@@ -76,23 +81,27 @@ class Talker:
     def _advance(self, talk: Talk, mels: list[MelTick], frames: int | None) -> list[MotionTick]:
         if mels:
             talk.features.extend(self._encode([mel.window for mel in mels]))
+            talk.levels.extend(loudness(mel.window) for mel in mels)
         if frames is not None and talk.features:
             # The last hop of a finite sound may reach past its end; what follows is taken as unchanged.
             missing = frames + self.profile.window.length - talk.first_feature - len(talk.features)
             talk.features.extend([talk.features[-1]] * missing)
+            talk.levels.extend([talk.levels[-1]] * missing)
         ready: list[MotionTick] = []
         length = self.profile.window.length
         while len(talk.features) >= length and (frames is None or talk.sampler.next_tick < frames):
             first = talk.sampler.next_tick
             new, (talk.sampler,) = self.sampler.advance([talk.sampler], np.stack(talk.features[:length])[None])
-            ready.extend(self._place(talk.identity, first, new[0]))
-            del talk.features[: self.profile.window.new]
+            ready.extend(self._place(talk, first, new[0]))
+            del talk.features[: self.profile.window.new], talk.levels[: self.profile.window.new]
             talk.first_feature += self.profile.window.new
         return ready if frames is None else [tick for tick in ready if tick.tick < frames]
 
-    def _place(self, identity: Identity, first: int, normalised: FloatArray) -> list[MotionTick]:
+    def _place(self, talk: Talk, first: int, normalised: FloatArray) -> list[MotionTick]:
         relative = self.face.normalisation.denormalise(normalised)
-        placed = motion.onto_photo(identity.source, relative, self.profile.limits)
+        poses, lids, talk.life = self.life.advance(talk.life, np.array(talk.levels[: len(relative)], np.float32))
+        relative = self.life.apply(relative, poses, lids)
+        placed = motion.onto_photo(talk.identity.source, relative, self.profile.limits)
         return [MotionTick(first + row, placed[row]) for row in range(len(placed))]
 
 
@@ -106,7 +115,7 @@ def open_talker(name: str = "embedded") -> Talker:
     with as_file(folder / "window.onnx") as path:
         window = open_engine(path)
     sampler = Sampler(window, chosen.window, _per_number(chosen.guidance, face), _per_number(chosen.temperature, face))
-    return Talker(chosen, face, encoder, sampler, open_renderer(chosen))
+    return Talker(chosen, face, encoder, sampler, life_model(), open_renderer(chosen))
 
 
 def _per_number(mouth_and_rest: tuple[float, float], face: FaceModel) -> FloatArray:

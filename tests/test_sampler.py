@@ -71,7 +71,7 @@ def test_frames_leave_as_soon_as_their_look_ahead_is_there(talker: Talker, ident
     for tick in range(20):
         for ready in talker.listen(talk, sound[tick * 640 : (tick + 1) * 640]):
             arrived[ready.tick] = tick + 1
-    delay = plan.new - 1 + plan.lookahead + reach // 640 + 1
+    delay = plan.new - 1 + plan.lookahead + -(-reach // 640)
     assert arrived[0] <= delay
     # Once running, the first frame of a hop waits for the whole delay, the last one for H - 1 ticks less.
     assert {arrived[tick] - tick for tick in arrived if tick >= plan.new} <= set(range(delay - plan.new + 1, delay + 1))
