@@ -13,6 +13,7 @@ export class Avatars extends EventTarget {
   #template;
   #file;
   #note;
+  #hint; // what the note says when there is nothing to tell
 
   /** `list` takes the choices, made from `template`, ahead of the tile of `file`, an input; `note` tells about photos. */
   constructor({ list, template, file, note }) {
@@ -21,6 +22,7 @@ export class Avatars extends EventTarget {
     this.#template = template;
     this.#file = file;
     this.#note = note;
+    this.#hint = note.textContent;
     file.addEventListener("change", () => this.add(file.files[0]));
   }
 
@@ -70,12 +72,12 @@ export class Avatars extends EventTarget {
   #choose(avatar) {
     this.chosen = avatar;
     for (const input of this.#list.querySelectorAll("input[type=radio]")) input.checked = input.value === avatar.id;
-    this.#tell("");
+    this.#tell(this.#hint);
     this.dispatchEvent(new Event("choice"));
   }
 
   #tell(text, refused = false) {
-    this.#note.textContent = text;
+    if (this.#note.textContent !== text) this.#note.textContent = text;
     this.#note.classList.toggle("refused", refused);
   }
 }
