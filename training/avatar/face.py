@@ -39,7 +39,7 @@ BROW_LOWER = [(0.13, -0.168), (0.23, -0.208), (0.36, -0.236), (0.48, -0.243), (0
 LIP_TOP = [(0.0, 0.697), (0.03, 0.686), (0.066, 0.677), (0.12, 0.692), (0.19, 0.724), (0.25, 0.751), (0.3, 0.762)]
 LIP_BETWEEN = [(0.0, 0.779), (0.05, 0.773), (0.11, 0.775), (0.18, 0.775), (0.245, 0.768), (0.3, 0.762)]
 LIP_BOTTOM = [(0.0, 0.905), (0.07, 0.9), (0.14, 0.877), (0.205, 0.837), (0.26, 0.795), (0.3, 0.762)]
-IRIS_X, IRIS_Y, IRIS_RADIUS = 0.342, -0.014, 0.085
+IRIS_X, IRIS_Y, IRIS_RADIUS = 0.342, -0.023, 0.087
 
 
 def relief(c: Canvas) -> Array:
@@ -51,8 +51,8 @@ def relief(c: Canvas) -> Array:
     height = 0.74 * round_off - 0.16 * np.clip((-0.45 - c.y) / 0.6, 0, 1.5) ** 2
     height -= 0.9 * np.clip((c.y - 1.1) / 0.5, 0, 1) ** 2
     places = [-0.2, -0.05, 0.2, 0.35, 0.42, 0.49, 0.54]
-    ridge = np.interp(c.y, places, [0, 0.04, 0.115, 0.175, 0.165, 0.065, 0]).astype(np.float32)
-    spread = np.interp(c.y, places, [0.12, 0.095, 0.09, 0.1, 0.115, 0.12, 0.12]).astype(np.float32)
+    ridge = np.interp(c.y, places, [0, 0.03, 0.095, 0.165, 0.16, 0.065, 0]).astype(np.float32)
+    spread = np.interp(c.y, places, [0.13, 0.11, 0.105, 0.11, 0.118, 0.12, 0.12]).astype(np.float32)
     height += blur(ridge * np.exp(-((c.x / spread) ** 2)), 0.032)
     height += 0.065 * c.spot(0, 0.385, 0.1, 0.085) + 0.075 * c.pair(0.13, 0.44, 0.055, 0.05)
     height += 0.045 * c.pair(0.33, -0.24, 0.28, 0.1) - 0.055 * c.pair(0.145, -0.03, 0.08, 0.12)
@@ -62,7 +62,7 @@ def relief(c: Canvas) -> Array:
     height += 0.07 * c.spot(0, 0.76, 0.27, 0.2)
     height += 0.02 * c.pair(0.06, 0.715, 0.1, 0.04) + 0.045 * c.spot(0, 0.842, 0.17, 0.05)
     height -= 0.011 * c.spot(0, 0.595, 0.03, 0.06) - 0.005 * c.pair(0.062, 0.6, 0.025, 0.06)
-    height -= 0.05 * c.spot(0, 0.985, 0.18, 0.05) - 0.075 * c.spot(0, 1.12, 0.15, 0.1)
+    height -= 0.045 * c.spot(0, 0.985, 0.18, 0.05) - 0.075 * c.spot(0, 1.12, 0.15, 0.1)
     height -= 0.014 * c.pair(0.325, 0.765, 0.06, 0.06)
     return blur(height, 0.014)
 
@@ -195,21 +195,15 @@ def draw_eye(c: Canvas, side: float) -> None:
             0.0035,
         ),
     )
-    lashes, tints = [], []
+    lashes = []
     for place in np.concatenate([np.linspace(0.2, 0.6, 26), np.linspace(0.6, 1.0, 44)]):
         root = upper[min(int(place * (len(upper) - 1)), len(upper) - 1)]
-        lean = side * (-0.012 + 0.085 * (place - 0.3)) + c.random.normal(0, 0.005)
-        reach = (0.02 + 0.024 * place) * c.random.uniform(0.75, 1.1)
+        lean = side * (-0.006 + 0.06 * max(place - 0.4, 0)) + c.random.normal(0, 0.003)
+        reach = (0.006 + 0.02 * place**2) * c.random.uniform(0.75, 1.1)
         tip = root + np.array([lean, -reach * (1.08 - 0.62 * place**3)])
         bend = root + np.array([0.7 * lean, -0.2 * reach])
         lashes.append(smooth([tuple(root), tuple(bend), tuple(tip)], 6))
-        tints.append(LASH)
-    for place in np.linspace(0.5, 0.97, 11):
-        root = lower[int(place * (len(lower) - 1))] + np.array([0, 0.008])
-        tip = root + np.array([side * 0.035 * (place - 0.4), 0.013 + 0.006 * place])
-        lashes.append(np.array([root, tip], np.float32))
-        tints.append((160, 106, 88))
-    c.lines(lashes, np.array(tints, np.float32), [1] * len(lashes), 0.85, 0.0015)
+    c.lines(lashes, np.tile(colour(LASH), (len(lashes), 1)), [1] * len(lashes), 0.85, 0.0015)
 
 
 def draw_brow(c: Canvas, side: float) -> None:

@@ -63,7 +63,7 @@ OUTER_LEFT = [
 
 
 def draw_back_hair(c: Canvas) -> None:
-    shape = both([(0.0, -1.1), (0.7, -0.9), (1.0, -0.1), (1.0, 0.9), (1.0, 1.35), (0.85, 1.6), (0.5, 1.6), (0.0, 1.5)])
+    shape = both([(0.0, -1.1), (0.7, -0.9), (1.0, -0.1), (1.0, 0.9), (1.0, 1.35), (0.9, 1.66), (0.5, 1.72), (0.0, 1.5)])
     inside = c.mask(shape, 0.01)
     c.paint(HAIR_DARK, inside)
     strands = []
@@ -79,7 +79,7 @@ def draw_back_hair(c: Canvas) -> None:
 def draw_curtain(c: Canvas, inner: Array, outer: Array, light_from: float) -> None:
     steps, knots = 70, 15
     a, b = resampled(inner, steps), resampled(outer, steps)
-    trim = int(0.93 * steps)
+    trim = int(0.965 * steps)
     outline = np.vstack([a[:trim], b[:trim][::-1]])
     shape = c.mask(outline, 0.006)
     c.shade(
@@ -103,7 +103,7 @@ def draw_curtain(c: Canvas, inner: Array, outer: Array, light_from: float) -> No
         first, last = sorted(c.random.uniform(0, 1, 2) * np.array([0.3, 1.0]) + np.array([-0.15, 0.25]))
         keep = (t >= first) & (t <= max(last, first + 0.3))
         if index < count // 2:
-            keep = t <= min(c.random.normal(0.955, 0.02), 1.0)
+            keep = t <= min(c.random.normal(0.975, 0.015), 1.0)
         pieces = np.flatnonzero(keep)
         level, off = shine(u, locks, knots, light_from), c.random.normal(0, 0.06)
         for begin in range(pieces[0], pieces[-1], 2):
