@@ -8,7 +8,7 @@ import pytest
 from engines.face_mesh import LEFT_EYE_CORNER, RIGHT_EYE_CORNER, STABLE, STABLE_CENTRE, Pose, face_model
 from engines.motion import EXPRESSION, keypoints, pack, rotation, turn_expression
 from engines.types import KEYPOINTS, KDTalkerError
-from training.keypoints import Tables, explained, fit, gram, point_weights
+from training.keypoints import explained, fit, gram, point_weights
 from training.shapes import Shape, first_template, lip_gap, mirrored, shapes_of
 from training.tracks import Clip, data_folder, read_clips
 
@@ -74,9 +74,7 @@ def test_turned_keypoints_carry_the_rigidly_turned_mesh() -> None:
 
 
 def test_keypoints_explain_people_they_were_not_fitted_to(natural_shapes: list[Shape]) -> None:
-    model = face_model()
-    tables = Tables(model.mixing, model.reading, model.placing, model.template, model.mouth, *[model.template] * 4)
-    scores = explained(tables, natural_shapes)
+    scores = explained(face_model(), natural_shapes)
     assert scores["lips"] > 0.98
     assert scores["opening"] > 0.98
     assert scores["width"] > 0.97

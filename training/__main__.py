@@ -1,40 +1,114 @@
-"""``python -m training keypoints``: every step of the training, one after another or alone."""
+"""``python -m training all``: every step, one after another; or one of them alone.
+
+keypoints -> life -> motion (build/motion.pt) -> ONNX files -> evaluation. Takes the tracks of
+``../shared/data`` (or KDTALKER_DATA) and writes ``engines/weights/embedded``.
+"""
 
 from __future__ import annotations
 
 import argparse
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # small products: one thread is faster than two
+
+import torch
 from rich.console import Console
 
+from engines.face_mesh import face_model
 from training import keypoints as keypoint_fit
+from training.card import write_card
+from training.corpus import items_of
+from training.evaluate import evaluate
+from training.life import fit_life, save_life
 from training.shapes import first_template, shapes_of
-from training.tracks import data_folder, read_clips
+from training.tracks import REPOSITORY, Clip, data_folder, read_clips
+from training.train import Recipe, train
 
 console = Console()
+WEIGHTS = keypoint_fit.WEIGHTS
+CHECKPOINT = REPOSITORY / "build" / "motion.pt"
+
+
+def permitted(clip: Clip) -> bool:
+    """Whether the permissively licensed variant may learn from a clip (``permissive.json``)."""
+    decisions = json.loads((REPOSITORY / "training" / "permissive.json").read_text())
+    entry = decisions["datasets"].get(clip.dataset) or decisions["clips"].get(clip.name, {"use": False})
+    return bool(entry["use"])
+
+
+def _learn_from(permissive: bool) -> list[Clip]:
+    clips = [clip for clip in read_clips(data_folder()) if clip.split != "held_out"]
+    return [clip for clip in clips if clip.split == "val" or not permissive or permitted(clip)]
 
 
 def fit_keypoints(_: argparse.Namespace) -> None:
-    """Fit and write ``engines/weights/embedded/keypoints.npz``; prints what it explains."""
-    clips = [clip for clip in read_clips(data_folder()) if clip.split != "held_out"]
+    """Write ``keypoints.npz``; print what it explains."""
+    clips = _learn_from(permissive=False)
     template, mirror = first_template([clip for clip in clips if clip.split == "train"])
     shapes = shapes_of(clips, template)
-    train = [shape for shape in shapes if shape.clip.split == "train"]
-    tables = keypoint_fit.fit(train, template, mirror)
+    tables = keypoint_fit.fit([shape for shape in shapes if shape.clip.split == "train"], template, mirror)
+    tables.save(WEIGHTS / "keypoints.npz")
     for line in keypoint_fit.describe(tables):
         console.print(line)
-    console.print("train", keypoint_fit.explained(tables, train))
-    console.print("val", keypoint_fit.explained(tables, [s for s in shapes if s.clip.split == "val"]))
-    path = keypoint_fit.WEIGHTS / "keypoints.npz"
-    tables.save(path)
-    console.print(f"wrote {path.name}, {path.stat().st_size / 1000:.0f} kB")
+    for split in ("train", "val"):
+        console.print(split, keypoint_fit.explained(tables, [s for s in shapes if s.clip.split == split]))
+
+
+def fit_motion_of_life(_: argparse.Namespace) -> None:
+    """Write ``life.npz``: head sway and blinks."""
+    clips = [clip for clip in _learn_from(permissive=False) if clip.split == "train"]
+    face = face_model()
+    save_life(fit_life(items_of(shapes_of(clips, face.template)), face), WEIGHTS / "life.npz")
+
+
+def fit_motion(arguments: argparse.Namespace) -> None:
+    """Train the denoiser; write the checkpoint."""
+    torch.set_num_threads(1)
+    clips = _learn_from(arguments.permissive)
+    _, mirror = first_template([clip for clip in clips if clip.split == "train"])
+    items = items_of(shapes_of(clips, face_model().template))
+    best = train(Recipe(seed=arguments.seed, steps=arguments.steps), items, mirror, arguments.checkpoint)
+    console.print(f"chose step {best.step}; wrote {arguments.checkpoint}")
+
+
+def measure(arguments: argparse.Namespace) -> None:
+    """Evaluate the exported files on every group of clips; write figures, plots and the card."""
+    shapes = shapes_of(read_clips(data_folder()), face_model().template)
+    evaluate(shapes, WEIGHTS, arguments.checkpoint)
+    write_card(WEIGHTS, arguments.checkpoint, data_folder())
+
+
+def everything(arguments: argparse.Namespace) -> None:
+    """All steps."""
+    for step in (fit_keypoints, fit_motion_of_life, fit_motion):
+        step(arguments)
+    # By name, as training and export do not know each other.
+    subprocess.run([sys.executable, "-m", "export.to_onnx", str(arguments.checkpoint)], check=True, cwd=REPOSITORY)
+    measure(arguments)
+
+
+STEPS = {
+    "keypoints": fit_keypoints,
+    "life": fit_motion_of_life,
+    "motion": fit_motion,
+    "evaluate": measure,
+    "all": everything,
+}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m training", description=__doc__)
-    steps = parser.add_subparsers(required=True)
-    steps.add_parser("keypoints", help="learn the 21 keypoints").set_defaults(run=fit_keypoints)
+    parser.add_argument("step", choices=STEPS)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--steps", type=int, default=Recipe().steps)
+    parser.add_argument("--permissive", action="store_true", help="learn from permissively licensed clips only")
+    parser.add_argument("--checkpoint", type=Path, default=CHECKPOINT)
     arguments = parser.parse_args()
-    arguments.run(arguments)
+    STEPS[arguments.step](arguments)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from engines.face_mesh import FaceModel, face_model
 from engines.motion import EXPRESSION, ROLL, YAW, expression
 from engines.types import KEYPOINTS, MOTION_WIDTH, FloatArray
 from training.keypoints import motion_of, opening_gains
-from training.shapes import LOWER_LIDS, LOWER_LIP, UPPER_LIDS, UPPER_LIP, Shape, mirrored, shapes_of
+from training.shapes import LOWER_LIDS, LOWER_LIP, UPPER_LIDS, UPPER_LIP, Shape, mirrored
 from training.tracks import Clip
 
 MEASURES = ("opening", "width", "jaw")
@@ -71,26 +71,22 @@ def mirror_matrix(face: FaceModel, mirror: np.ndarray) -> tuple[FloatArray, Floa
     return (std[:, None] * matrix / std).astype(np.float32), ((mean @ matrix - mean) / std).astype(np.float32)
 
 
-def items_of(clips: list[Clip], shapes: list[Shape] | None = None) -> list[Item]:
+def items_of(shapes: list[Shape]) -> list[Item]:
     """Normalised motion and mel of every clip, with the shipped keypoint tables."""
     face = face_model()
-    shapes = shapes_of(clips, face.template) if shapes is None else shapes
     gains = opening_gains(shapes)
-    return [
-        Item(
-            clip=shape.clip,
-            motion=np.clip(
-                face.normalisation.normalise(motion_of(shape, face.reading, face.mouth, gains[shape.clip.person])),
-                -LARGEST,
-                LARGEST,
-            ),
-            mel=np.ascontiguousarray(log_mel(shape.clip.sound).T),
-            canonical=face.normalisation.canonical_token(face.canonical_keypoints(shape.rest)),
+    items = []
+    for shape in shapes:
+        motion = motion_of(shape, face.reading, face.mouth, gains[shape.clip.person])
+        items.append(
+            Item(
+                clip=shape.clip,
+                motion=np.clip(face.normalisation.normalise(motion), -LARGEST, LARGEST),
+                mel=np.ascontiguousarray(log_mel(shape.clip.sound).T),
+                canonical=face.normalisation.canonical_token(face.canonical_keypoints(shape.rest)),
+            )
         )
-        for shape in shapes
-    ]
-
-
+    return items
 
 
 def lid_curve(motion: FloatArray, face: FaceModel) -> FloatArray:

@@ -6,22 +6,31 @@ the split ``held_out`` were never looked at before; they are for this table only
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+import json
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
-from engines.audio import log_mel
+from engines.audio import log_mel, mel_windows
 from engines.face_mesh import FaceModel, face_model
+from engines.life import life_model
+from engines.life import loudness as speech_level
+from engines.networks.ddim import Ddim, DdimConfig
 from engines.profile import EMBEDDED
 from engines.runtime.base import open_engine
 from engines.sampler import Sampler
 from engines.types import FPS, SPEECH_RATE, SPEECH_SAMPLES, FloatArray
 from training.baselines import fit_loudness, loudness
-from training.corpus import Item, lid_curve, measuring_matrix, rest_values
-from training.generate import Encode, features_of, per_number, silent_feature, stream
+from training.corpus import MEASURES, Item, items_of, lid_curve, measuring_matrix, rest_values
+from training.generate import Encode, features_of, per_number, silent_feature, stream, torch_encoder, torch_sampler
+from training.keypoints import explained
 from training.metrics import lip_curves, lip_score
+from training.plots import plot_lips, plot_training
+from training.shapes import Shape
+from training.train import load_model
 
 SEEDS = (11, 23, 37)
 BLINK = -0.05  # change of the lids' gap, eye distances
@@ -45,10 +54,8 @@ class Bench:
 
     def speak(self, sound: FloatArray, canonical: FloatArray, seed: int) -> FloatArray:
         """Motion (T, 70) for a sound f32 (samples,)."""
-        item_mel, frames = log_mel(sound), len(sound) // SPEECH_SAMPLES
-        from engines.audio import mel_windows
-
-        features = self.encode(mel_windows(item_mel, EMBEDDED.mel, frames))
+        windows = mel_windows(log_mel(sound), EMBEDDED.mel, len(sound) // SPEECH_SAMPLES)
+        features = self.encode(windows)
         return stream(self.sampler, self.face, [features], [canonical], silent_feature(self.encode), seed)[0]
 
 
@@ -69,7 +76,17 @@ def _other(features: list[FloatArray], index: int) -> FloatArray:
     return np.resize(features[(index + 1) % len(features)], features[index].shape)
 
 
-def lips(bench: Bench, items: list[Item], train: list[Item]) -> dict[str, Any]:
+def posterior_mean(checkpoint: Path) -> Bench:
+    """The same network answering with its expectation: one step, no noise, no guidance."""
+    model, saved = load_model(checkpoint)
+    face = face_model()
+    config = replace(DdimConfig(**saved["recipe"]["sampling"]), steps=1)
+    loop = Ddim(model.denoiser, config, saved["context_shares"])
+    sampler = torch_sampler(loop, face, guidance=(1.0, 1.0), temperature=(0.0, 0.0))
+    return Bench(sampler, torch_encoder(model.encoder), face, measuring_matrix(face))
+
+
+def lips(bench: Bench, mean: Bench, items: list[Item], train: list[Item]) -> dict[str, Any]:
     """Ours, loudness-to-jaw and shuffled sound against the truth, with a bootstrap interval over clips."""
     truth = [lip_curves(item.motion, bench.measures) for item in items]
     line = fit_loudness(train, bench.measures)
@@ -79,6 +96,8 @@ def lips(bench: Bench, items: list[Item], train: list[Item]) -> dict[str, Any]:
     scores = [asdict(lip_score(curves, truth)) for curves in ours]
     table: dict[str, Any] = {"clips": len(items), "seconds": sum(len(item.motion) for item in items) / FPS}
     table["ours"] = _mean(scores)
+    expected = [lip_curves(m, bench.measures) for m in mean.generate(items, SEEDS[0])]
+    table["posterior mean"] = asdict(lip_score(expected, truth))
     table["loudness"] = asdict(lip_score(loud, truth))
     table["shuffled"] = asdict(lip_score(wrong, truth))
     table["interval"] = _bootstrap(ours, truth)
@@ -104,13 +123,15 @@ def _bootstrap(runs: list[list[FloatArray]], truth: list[FloatArray], draws: int
     rng = np.random.default_rng(0)
     means = np.stack([per_clip[rng.integers(len(truth), size=len(truth))].mean(0) for _ in range(draws)])
     low, high = np.quantile(means, [0.05, 0.95], axis=0)
-    return {name: [round(float(low[k]), 3), round(float(high[k]), 3)] for k, name in enumerate(("opening", "width", "jaw"))}
+    return {name: [round(float(low[k]), 3), round(float(high[k]), 3)] for k, name in enumerate(MEASURES)}
 
 
 def _lag(ours: list[FloatArray], truth: list[FloatArray]) -> int:
     """Shift in frames at which the opening agrees best; positive: ours is late."""
+
     def agreement(shift: int) -> float:
-        return float(np.mean([np.corrcoef(np.roll(o[:, 0], -shift)[6:-6], t[6:-6, 0])[0, 1] for o, t in zip(ours, truth, strict=True)]))
+        pairs = zip(ours, truth, strict=True)
+        return float(np.mean([np.corrcoef(np.roll(o[:, 0], -shift)[6:-6], t[6:-6, 0])[0, 1] for o, t in pairs]))
 
     return max(range(-5, 6), key=agreement)
 
@@ -160,19 +181,74 @@ def seams(bench: Bench, items: list[Item]) -> dict[str, float]:
     }
 
 
-def life(bench: Bench, motions: list[FloatArray]) -> dict[str, Any]:
-    """Blinks a minute, and how much the head moves, of normalised motions (T, 70)."""
-    blinks = frames = 0
-    deviations, speeds = [], []
-    for motion in motions:
-        shut = lid_curve(motion, bench.face) < BLINK
-        blinks += int((shut[1:] & ~shut[:-1]).sum())
-        frames += len(motion)
-        pose = bench.face.normalisation.denormalise(motion)[:, 1:4]
-        deviations.append(pose.std(0))
-        speeds.append(np.abs(np.diff(pose, axis=0)).mean(0))
+def life(face: FaceModel, poses: list[FloatArray], lids: list[FloatArray]) -> dict[str, Any]:
+    """Blinks a minute, and how the head moves.
+
+    `poses` (T, 7) in physical units, `lids` (T,) change of the lids' gap. Deviation and speed in degrees
+    and degrees a frame, correlation with the pose one second later.
+    """
+    blinks = sum(int(((lid[1:] < BLINK) & (lid[:-1] >= BLINK)).sum()) for lid in lids)
+    angles = [pose[:, 1:4] for pose in poses]
+    later = [[np.corrcoef(a[:-FPS, k], a[FPS:, k])[0, 1] for k in range(3)] for a in angles]
     return {
-        "blinks_a_minute": round(blinks / frames * FPS * 60, 1),
-        "pose_deviation": np.round(np.mean(deviations, 0), 2).tolist(),
-        "pose_speed": np.round(np.mean(speeds, 0), 3).tolist(),
+        "blinks_a_minute": round(blinks / sum(map(len, lids)) * FPS * 60, 1),
+        "deviation": np.round(np.mean([a.std(0) for a in angles], 0), 2).tolist(),
+        "speed": np.round(np.mean([np.abs(np.diff(a, axis=0)).mean(0) for a in angles], 0), 3).tolist(),
+        "after_a_second": np.round(np.mean(later, 0), 2).tolist(),
     }
+
+
+def life_table(bench: Bench, items: list[Item]) -> dict[str, Any]:
+    """Real heads and eyes beside generated ones, in speech and in two minutes of silence."""
+    natural = [i for i in items if i.clip.dataset == "clips" and len(i.motion) > 150]
+    model = life_model()
+    normalisation = bench.face.normalisation
+    real = life(
+        bench.face,
+        [normalisation.denormalise(i.motion)[:, :7] for i in natural],
+        [lid_curve(i.motion, bench.face) for i in natural],
+    )
+    levels = [np.array([speech_level(w) for w in mel_windows(i.mel.T, EMBEDDED.mel, len(i.motion))]) for i in natural]
+    table = {"real": real}
+    for name, sounds in (("speech", levels), ("silence", [np.zeros(3000)])):
+        poses, lids = [], []
+        for seed, level in enumerate(sounds):
+            pose, lid, _ = model.advance(model.begin(seed), level)
+            still = np.tile(normalisation.mean, (len(pose), 1))
+            still[:, 7:] = 0
+            poses.append(pose)
+            lids.append(lid_curve(normalisation.normalise(model.apply(still, pose, lid)), bench.face))
+        table[name] = life(bench.face, poses, lids)
+    return table
+
+
+def evaluate(shapes: list[Shape], folder: Path, checkpoint: Path) -> dict[str, Any]:
+    """Every table and picture; written to ``figures.json`` and PNG files beside the networks."""
+    bench, mean = open_bench(folder), posterior_mean(checkpoint)
+    items = items_of(shapes)
+    natural = [item for item in items if item.clip.dataset == "clips"]
+    train = [item for item in items if item.clip.split == "train"]
+    groups = {
+        "held in": [item for item in natural if item.clip.split == "train"],
+        "val": [item for item in natural if item.clip.split == "val"],
+        "held out": [item for item in natural if item.clip.split == "held_out"],
+        "studio, unseen sentences": [i for i in items if i.clip.dataset == "grid_s1" and i.clip.split == "val"][::4],
+    }
+    figures: dict[str, Any] = {"lips": {}, "keypoints": {}}
+    for name, group in groups.items():
+        figures["lips"][name] = lips(bench, mean, group, train)
+        names = {item.clip.name for item in group}
+        figures["keypoints"][name] = explained(face_model(), [s for s in shapes if s.clip.name in names])
+    figures["closing"] = closing(bench, groups["held out"])
+    figures["seams"] = seams(bench, groups["held out"])
+    figures["life"] = life_table(bench, train)
+    (folder / "figures.json").write_text(json.dumps(figures, indent=1) + "\n")
+    saved = torch.load(checkpoint, weights_only=True)
+    plot_training(saved["history"], saved["step"], folder / "training.png")
+    made = bench.generate(groups["held out"], SEEDS[0])
+    curves = [
+        (item.clip.name, item.clip.sound, lip_curves(item.motion, bench.measures), lip_curves(motion, bench.measures))
+        for item, motion in zip(groups["held out"], made, strict=True)
+    ]
+    plot_lips(curves, folder / "lips.png")
+    return figures

@@ -61,7 +61,12 @@ def features_of(items: list[Item], encode: Encode) -> list[FloatArray]:
 
 
 def stream(
-    sampler: Sampler, face: FaceModel, features: list[FloatArray], canonical: list[FloatArray], silence: FloatArray, seed: int
+    sampler: Sampler,
+    face: FaceModel,
+    features: list[FloatArray],
+    canonical: list[FloatArray],
+    silence: FloatArray,
+    seed: int,
 ) -> list[FloatArray]:
     """Normalised motion (T, 70) of every clip, generated hop by hop as in a call, all clips side by side."""
     plan: WindowPlan = sampler.plan
@@ -84,6 +89,8 @@ def silent_feature(encode: Encode) -> FloatArray:
     return encode(np.full((1, BANDS, WINDOW.columns), SILENCE, np.float32))[0]
 
 
-def torch_sampler(loop: Ddim, face: FaceModel, guidance: tuple[float, float], temperature: tuple[float, float]) -> Sampler:
+def torch_sampler(
+    loop: Ddim, face: FaceModel, guidance: tuple[float, float], temperature: tuple[float, float]
+) -> Sampler:
     """The production sampler around a torch network; (mouth, rest) pairs."""
     return Sampler(TorchWindow(loop), EMBEDDED.window, per_number(face, *guidance), per_number(face, *temperature))

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from engines.face_mesh import FaceModel
 from engines.motion import EXPRESSION, pack
 from engines.types import KEYPOINTS, MOTION_WIDTH, FloatArray
 from training.shapes import Shape, lip_gap, mirrored
@@ -26,10 +27,84 @@ POSE_FROM = ("grid_s1", "clips")  # 1.2 s clips say nothing about head motion
 RIDGE = 1e-2  # keeps keypoints from cancelling each other
 
 LIPS = np.array(
-    [61, 146, 91, 181, 84, 17, 314, 405, 321, 375, 291, 185, 40, 39, 37, 0, 267, 269, 270, 409, 78, 95, 88, 178, 87, 14, 317, 402, 318, 324, 308, 191, 80, 81, 82, 13, 312, 311, 310, 415]
+    [
+        61,
+        146,
+        91,
+        181,
+        84,
+        17,
+        314,
+        405,
+        321,
+        375,
+        291,
+        185,
+        40,
+        39,
+        37,
+        0,
+        267,
+        269,
+        270,
+        409,
+        78,
+        95,
+        88,
+        178,
+        87,
+        14,
+        317,
+        402,
+        318,
+        324,
+        308,
+        191,
+        80,
+        81,
+        82,
+        13,
+        312,
+        311,
+        310,
+        415,
+    ]
 )
 LIDS = np.array(
-    [33, 7, 163, 144, 145, 153, 154, 155, 133, 246, 161, 160, 159, 158, 157, 173, 263, 249, 390, 373, 374, 380, 381, 382, 362, 466, 388, 387, 386, 385, 384, 398]
+    [
+        33,
+        7,
+        163,
+        144,
+        145,
+        153,
+        154,
+        155,
+        133,
+        246,
+        161,
+        160,
+        159,
+        158,
+        157,
+        173,
+        263,
+        249,
+        390,
+        373,
+        374,
+        380,
+        381,
+        382,
+        362,
+        466,
+        388,
+        387,
+        386,
+        385,
+        384,
+        398,
+    ]
 )
 BROWS = np.array([46, 53, 52, 65, 55, 70, 63, 105, 66, 107, 276, 283, 282, 295, 285, 300, 293, 334, 296, 336])
 IRISES = np.arange(468, 478)
@@ -176,7 +251,7 @@ def fit(shapes: list[Shape], template: FloatArray, mirror: np.ndarray) -> Tables
     )
 
 
-def explained(tables: Tables, shapes: list[Shape]) -> dict[str, float]:
+def explained(tables: Tables | FaceModel, shapes: list[Shape]) -> dict[str, float]:
     """R2 of the reconstruction within clips: face, lips, lids, brows, opening and width of the mouth."""
     parts = {"face": np.arange(478), "lips": LIPS, "lids": LIDS, "brows": BROWS}
     axis = np.array([1, 1, DEPTH_WEIGHT])

@@ -30,12 +30,14 @@ def _smooth(values: FloatArray, width: float = 1.0) -> FloatArray:
     return np.stack([np.convolve(padded[:, k], kernel / kernel.sum(), "valid") for k in range(values.shape[1])], 1)
 
 
-def _poses(items: list[Item]) -> tuple[list[FloatArray], list[FloatArray], float]:
-    """Poses of long clips brought to one typical amplitude, loudness of each frame, the amplitude."""
+def _poses(items: list[Item]) -> tuple[list[FloatArray], list[FloatArray]]:
+    """Poses of long clips brought to one typical amplitude, loudness of each frame."""
     chosen = [
         item
         for item in items
-        if item.clip.dataset == "clips" and len(item.motion) >= SHORTEST and np.abs(item.motion[:, POSE]).max() < LARGEST
+        if item.clip.dataset == "clips"
+        and len(item.motion) >= SHORTEST
+        and np.abs(item.motion[:, POSE]).max() < LARGEST
     ]
     poses = [_smooth(item.motion[:, POSE] - item.motion[:, POSE].mean(0)) for item in chosen]
     sizes = [float(np.sqrt((pose[:, 1:4] ** 2).mean())) for pose in poses]
@@ -44,7 +46,7 @@ def _poses(items: list[Item]) -> tuple[list[FloatArray], list[FloatArray], float
     for item in chosen:
         windows = mel_windows(item.mel.T, WINDOW, len(item.motion))
         levels.append(np.array([loudness(window) for window in windows], np.float32))
-    return [pose * typical / size for pose, size in zip(poses, sizes, strict=True)], levels, typical
+    return [pose * typical / size for pose, size in zip(poses, sizes, strict=True)], levels
 
 
 def _regression(poses: list[FloatArray], levels: list[FloatArray]) -> tuple[FloatArray, FloatArray, FloatArray]:
@@ -73,9 +75,9 @@ def blink_moments(motion: FloatArray, face: FaceModel) -> list[int]:
         here = lid[frame]
         open_before, open_after = lid[frame - BEFORE : frame].max(), lid[frame : frame + AFTER].max()
         deepest = here == lid[frame - 3 : frame + 4].min()
-        if here < LID_CLOSED and deepest and min(open_before, open_after) > here + 0.045:
-            if not moments or frame - moments[-1] > AFTER // 2:
-                moments.append(frame)
+        fresh = not moments or frame - moments[-1] > AFTER // 2
+        if fresh and deepest and here < LID_CLOSED and min(open_before, open_after) > here + 0.045:
+            moments.append(frame)
     return moments
 
 
@@ -88,7 +90,7 @@ def _numbers(face: FaceModel, points: np.ndarray, least: float) -> np.ndarray:
 
 def fit_life(items: list[Item], face: FaceModel) -> LifeModel:
     """All parameters from training clips."""
-    poses, levels, typical = _poses(items)
+    poses, levels = _poses(items)
     regression, innovation, swing = _regression(poses, levels)
     lids = _numbers(face, LIDS, 0.3)
     drivers = np.setdiff1d(np.concatenate([_numbers(face, BROWS, 0.5), _numbers(face, IRISES, 0.5)]), lids)

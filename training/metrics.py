@@ -9,6 +9,8 @@ import numpy as np
 from engines.types import FloatArray
 from training.corpus import MEASURES
 
+CUT = 8  # frames in which a call that begins in mid-word finds its feet
+
 
 @dataclass(frozen=True, slots=True)
 class LipScore:
@@ -37,16 +39,22 @@ def lip_curves(motion: FloatArray, measures: FloatArray) -> FloatArray:
 
 
 def lip_score(ours: list[FloatArray], truth: list[FloatArray], pooled: bool = False) -> LipScore:
-    """Scores of lip curves (T, 3) per clip. `pooled`: very short clips count as one long one."""
+    """Scores of lip curves (T, 3) per clip.
+
+    `pooled`: very short clips, cut out of running speech, count as one long one without their beginnings.
+    """
     if pooled:
-        centred = [[curve - curve.mean(0) for curve in curves] for curves in (ours, truth)]
+        centred = [[curve[CUT:] - curve[CUT:].mean(0) for curve in curves] for curves in (ours, truth)]
         ours, truth = ([np.concatenate(curves)] for curves in centred)
     rows = []
     for mine, true in zip(ours, truth, strict=True):
         row = [_correlation(mine[:, k], true[:, k]) for k in range(3)]
         row += [float(mine[:, k].std() / true[:, k].std()) for k in range(3)]
         speed, real = np.diff(mine, axis=0), np.diff(true, axis=0)
-        row += [np.mean([_correlation(speed[:, k], real[:, k]) for k in range(3)]), speed[:, 0].std() / real[:, 0].std()]
+        row += [
+            np.mean([_correlation(speed[:, k], real[:, k]) for k in range(3)]),
+            speed[:, 0].std() / real[:, 0].std(),
+        ]
         rows.append(row)
     mean = np.mean(rows, axis=0)
     return LipScore(

@@ -30,9 +30,7 @@ from training.metrics import lip_curves, lip_score
 NETWORK = DenoiserConfig(
     width=160, layers=4, heads=4, time_width=64, audio_width=128, rotary=8, dropout=0.1, time_per_token=True
 )
-SAMPLING = DdimConfig(
-    steps=3, schedule="cosine", prediction="v", spacing="trailing", context_time=500, guided=True
-)
+SAMPLING = DdimConfig(steps=3, schedule="cosine", prediction="v", spacing="trailing", context_time=500, guided=True)
 HEAD_CONTEXT = 100  # diffusion step at which all but the lips of committed frames is shown, at most
 
 
@@ -135,7 +133,14 @@ class Objective:
         return self._errors(predicted, motion, noisy, noise, share, given, torch.from_numpy(batch.pose_weight))
 
     def _errors(
-        self, predicted: Tensor, motion: Tensor, noisy: Tensor, noise: Tensor, share: Tensor, given: Tensor, pose: Tensor
+        self,
+        predicted: Tensor,
+        motion: Tensor,
+        noisy: Tensor,
+        noise: Tensor,
+        share: Tensor,
+        given: Tensor,
+        pose: Tensor,
     ) -> tuple[Tensor, dict[str, float]]:
         target = share.sqrt() * noise - (1 - share).sqrt() * motion
         weight = torch.ones_like(motion)

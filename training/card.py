@@ -1,0 +1,154 @@
+"""The model card, written from the index, the checkpoint and the measured figures, never by hand."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from engines.types import FPS
+from training.tracks import held_out_names, read_index
+
+INTRODUCTION = """# Embedded motion model
+
+Speech to facial motion for the `embedded` profile of KDTalker Live: a narrow spatiotemporal denoiser of
+KDTalker's family (arXiv 2503.12963) that is sampled in short windows while sound arrives.
+
+| file | what |
+|---|---|
+| `keypoints.npz` | 21 implicit keypoints: how they move the 478-point face mesh, template, statistics |
+| `audio_encoder.onnx` | log-mel window of one frame -> 128 numbers |
+| `window.onnx` | one hop of DDIM, all steps: 6 committed, 2 new, 1 look-ahead frame |
+| `life.npz` | head sway and blinks: an autoregression and a renewal process fitted to the tracks |
+
+## Intended use and limits
+
+Animating a portrait with the consent of the person shown, in video calls, assistants and demonstrations.
+The files reproduce no sound and no face: they hold network weights, mean shapes and statistics.
+Not for passing off synthetic video as a recording.
+
+- Lips follow speech, they do not spell it: correlation with tracked lips is about that of the tables below.
+- Trained on English and Arabic, mostly adults in front of a camera; other languages and children were not measured.
+- Depth (z) of the tracks is a guess of the tracker, so lip protrusion is weak.
+- Head motion and blinks follow loudness only; gestures do not follow meaning.
+- Head motion was fitted to about three minutes of a dozen people.
+"""
+
+DATA_NOTE = """
+GRID audiovisual sentence corpus: M. Cooke, J. Barker, S. Cunningham, X. Shao, "An audio-visual corpus for
+speech perception and automatic speech recognition", J. Acoust. Soc. Am. 120 (2006), CC BY 4.0. Used here:
+face-mesh tracks of its videos and its sound, both as training material only.
+All tracks: MediaPipe face mesh 0.10.21. Footage and sound of third parties served for training and are not
+part of this repository. "held out" clips were named in `training/held_out.json` before the first training
+and took no part in training or in any choice; "val" clips were for choosing.
+"""
+
+
+def _line(cells: Iterable[Any]) -> str:
+    return "| " + " | ".join(str(cell) for cell in cells) + " |"
+
+
+def data_table(root: Path) -> list[str]:
+    """One line per training item with source and licence."""
+    lines = [_line(("item", "split", "minutes", "source", "licence")), "|---|---|---|---|---|"]
+    held_out = held_out_names()
+    for dataset in read_index(root)["datasets"]:
+        if dataset["id"] == "clips":
+            for entry in dataset["files"]:
+                name = Path(entry["file"]).name
+                split = "held out" if name in held_out else entry["split"]
+                minutes = f"{entry['frames'] / FPS / 60:.2f}"
+                lines.append(_line((name, split, minutes, entry["source"], entry["licence"])))
+            continue
+        for split in ("train", "val"):
+            frames = sum(entry["frames"] for entry in dataset["files"] if entry["split"] == split)
+            people = f"{dataset['id']} ({dataset['identities']})"
+            lines.append(_line((people, split, f"{frames / FPS / 60:.1f}", dataset["source"], dataset["licence"])))
+    return lines
+
+
+def lip_table(lips: dict[str, Any]) -> list[str]:
+    """Correlations and amplitudes per group of clips and per system."""
+    head = ("clips", "system", "opening", "width", "jaw", "velocity", "amplitude o / w / j", "velocity amplitude")
+    lines = [_line(head), "|" + "---|" * len(head)]
+    for group, table in lips.items():
+        for system in ("ours", "posterior mean", "loudness", "shuffled"):
+            score = table.get(system)
+            if score is None:
+                continue
+            cells = [f"{score['correlation'][k]:.2f}" for k in ("opening", "width", "jaw")]
+            if system == "ours":
+                spans = table["interval"]
+                cells = [f"**{c}** ({spans[k][0]:.2f}-{spans[k][1]:.2f})" for c, k in zip(cells, spans, strict=True)]
+            amplitude = " / ".join(f"{score['amplitude'][k]:.2f}" for k in ("opening", "width", "jaw"))
+            label = f"{group} ({table['clips']} clips, {table['seconds']:.0f} s)" if system == "ours" else ""
+            speed = f"{score['velocity_correlation']:.2f}"
+            lines.append(_line((label, system, *cells, speed, amplitude, f"{score['velocity_amplitude']:.2f}")))
+    return lines
+
+
+def _training(saved: dict[str, Any]) -> list[str]:
+    recipe, network = saved["recipe"], saved["recipe"]["network"]
+    parameters = sum(tensor.numel() for tensor in saved["state"].values())
+    return [
+        f"- network: width {network['width']}, {network['layers']} layers, {network['heads']} heads, "
+        f"a time for every token; with its audio encoder {parameters / 1e6:.2f} million parameters",
+        f"- objective: v-prediction, cosine schedule; lip errors x {recipe['lips']}, lip velocity x "
+        f"{recipe['velocity']}; {100 * recipe['deaf']:.0f} % of windows without sound",
+        f"- {recipe['steps']} steps of {recipe['frames']} frames, AdamW, peak rate {recipe['rate']}, EMA {recipe['ema']}, "
+        f"seed {recipe['seed']}; step {saved['step']} was chosen on the validation clips",
+        f"- data mix: {json.dumps(recipe['mix'])}; speed, formants, gain, tilt, telephone band, noise, other voices "
+        "and silences varied, faces mirrored",
+        "- reproduce: `python -m training all` (tracks in `../shared/data` or `KDTALKER_DATA`; CPU, one thread)",
+    ]
+
+
+def write_card(folder: Path, checkpoint: Path, root: Path) -> None:
+    """Write ``CARD.md`` beside the weights."""
+    figures = json.loads((folder / "figures.json").read_text())
+    saved = torch.load(checkpoint, weights_only=True)
+    parts = [INTRODUCTION, "## Training", *_training(saved), "", "![loss curves](training.png)", ""]
+    parts += ["## Figures", "", *_results(figures), "", "![lip curves of held-out clips](lips.png)", ""]
+    parts += ["## Data", *DATA_NOTE.splitlines(), "", *data_table(root), "", "## Files", ""]
+    parts += [_line(("file", "bytes", "SHA-256")), "|---|---|---|"]
+    for path in sorted([*folder.glob("*.onnx"), *folder.glob("*.npz")]):
+        content = path.read_bytes()
+        parts.append(_line((path.name, len(content), hashlib.sha256(content).hexdigest())))
+    (folder / "CARD.md").write_text("\n".join(parts) + "\n")
+
+
+def _results(figures: dict[str, Any]) -> list[str]:
+    """Everything measured, in words and tables."""
+    lines = [
+        "Streaming, hop by hop, from the files above; means of three noise seeds, in brackets the 5 to 95 % "
+        "bootstrap interval over clips. Correlation with the tracked lips; amplitude as a share of the tracked one. "
+        "'posterior mean': one step of the same network without noise and guidance, what a regression would answer; "
+        "'loudness': least squares from loudness; 'shuffled': ours with another clip's sound.",
+        "",
+        *lip_table(figures["lips"]),
+        "",
+        "Opening above rest after speech ends, as a share of the mean while speaking: "
+        + "; ".join(
+            f"{name}: {value['at_200_ms']:+.2f} at 200 ms, at most {value['largest_after']:.2f} later"
+            for name, value in figures["closing"].items()
+        )
+        + ".",
+        "",
+        f"Hop borders against other frames: jump x {figures['seams']['jump']}, second difference x "
+        f"{figures['seams']['second_difference']} (medians).",
+        "",
+        _line(("head and eyes", "blinks a minute", "deviation y/p/r", "speed a frame", "correlation after 1 s")),
+        "|---|---|---|---|---|",
+    ]
+    for name, row in figures["life"].items():
+        lines.append(_line((name, row["blinks_a_minute"], row["deviation"], row["speed"], row["after_a_second"])))
+    explained = figures["keypoints"]
+    lines += ["", "What 21 keypoints explain of the mesh's motion within clips (R2):", ""]
+    names = list(next(iter(explained.values())))
+    lines += [_line(("clips", *names)), "|" + "---|" * (len(names) + 1)]
+    lines += [_line((group, *(f"{row[name]:.3f}" for name in names))) for group, row in explained.items()]
+    return lines
