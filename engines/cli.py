@@ -9,12 +9,15 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from engines.enrolment import VERSION
 from engines.identity_store import IdentityStore
 from engines.media import load_speech
 from engines.offline import render_file
-from engines.pipeline import open_talker
+from engines.pipeline import Talker, open_talker
+from engines.portrait import digest_of
+from engines.portrait import prepare as prepare_portrait
 from engines.profile import PROFILES
-from engines.types import FPS, KDTalkerError
+from engines.types import FPS, Identity, KDTalkerError
 
 
 def cache_folder() -> Path:
@@ -31,6 +34,12 @@ def read_photo(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise KDTalkerError(f"{path} cannot be read ({error.strerror}).") from error
+
+
+def enrolled(talker: Talker, photo: bytes) -> Identity:
+    """The face on a photo, from the cache where it was enrolled before; raises PortraitError."""
+    store = IdentityStore(cache_folder() / "identities", VERSION)
+    return store.enrolled(talker.profile.name, digest_of(photo), lambda: talker.renderer.enrol(prepare_portrait(photo)))
 
 
 def _common(parser: argparse.ArgumentParser) -> None:
@@ -51,7 +60,7 @@ def render(argv: list[str]) -> int:
     speech = load_speech(options.speech)
     talker = open_talker(options.profile)
     with console.status("Preparing the photo"):
-        identity = IdentityStore(cache_folder()).enrol(read_photo(options.photo), talker.renderer)
+        identity = enrolled(talker, read_photo(options.photo))
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[speed]}"))
     with Progress(*columns, TimeRemainingColumn(), console=console) as progress:
         bar = progress.add_task("Rendering", total=speech.frames, speed="")
@@ -71,6 +80,6 @@ def prepare(argv: list[str]) -> int:
     _common(parser)
     options = parser.parse_args(argv)
     talker = open_talker(options.profile)
-    identity = IdentityStore(cache_folder()).enrol(read_photo(options.photo), talker.renderer)
+    identity = enrolled(talker, read_photo(options.photo))
     Console().print(f"{options.photo} is ready: {identity.digest[:16]}")
     return 0

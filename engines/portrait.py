@@ -47,6 +47,11 @@ JITTER = (
 )
 
 
+def digest_of(photo: bytes) -> str:
+    """Name of a prepared photo: its bytes and the version of the preparation, as 64 hexadecimal digits."""
+    return hashlib.sha256(photo + b"portrait %d" % VERSION).hexdigest()
+
+
 def prepare(photo: bytes, landmarker: FaceLandmarker | None = None) -> Portrait:
     """An image file's bytes -> Portrait; raises PortraitError with a sentence for the person who sent it.
 
@@ -82,8 +87,7 @@ def _prepare(photo: bytes, picture: Photo, landmarker: FaceLandmarker) -> Portra
     pixel = side / FRAME_SIZE * picture.scale
     corner = np.array([left, top]) * picture.scale + 0.5 * pixel - 0.5
     to_photo = np.array([[pixel, 0.0, corner[0]], [0.0, pixel, corner[1]]], np.float32)
-    digest = hashlib.sha256(photo + b"portrait %d" % VERSION).hexdigest()
-    return Portrait(crop, mesh, to_photo, digest, report)
+    return Portrait(crop, mesh, to_photo, digest_of(photo), report)
 
 
 def face_height(mesh: FloatArray) -> float:
