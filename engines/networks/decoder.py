@@ -2,24 +2,37 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from engines.networks.layers import SpectralConv2d
 
-FEATURES = 256  # channels of the warped features, which modulate every layer
-HIDDEN = 128
 LEAKY_SLOPE = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class DecoderSizes:
+    """Widths of the published decoder. `features`: channels of the warped features, which modulate every layer."""
+
+    features: int = 256
+    hidden: int = 128
+    middle: int = 512
+    up: tuple[int, int] = (256, 64)
+
+
+PUBLISHED_SIZES = DecoderSizes()
 
 
 class Spade(nn.Module):
     """Instance norm whose scale and shift are read from the warped features, at the layer's resolution."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, sizes: DecoderSizes) -> None:
         super().__init__()
-        self.mlp_shared = nn.Sequential(nn.Conv2d(FEATURES, HIDDEN, 3, padding=1), nn.ReLU())
-        self.mlp_gamma = nn.Conv2d(HIDDEN, width, 3, padding=1)
-        self.mlp_beta = nn.Conv2d(HIDDEN, width, 3, padding=1)
+        self.mlp_shared = nn.Sequential(nn.Conv2d(sizes.features, sizes.hidden, 3, padding=1), nn.ReLU())
+        self.mlp_gamma = nn.Conv2d(sizes.hidden, width, 3, padding=1)
+        self.mlp_beta = nn.Conv2d(sizes.hidden, width, 3, padding=1)
 
     def forward(self, x: Tensor, features: Tensor) -> Tensor:
         shared = self.mlp_shared(F.interpolate(features, size=x.shape[2:]))
@@ -30,17 +43,17 @@ class Spade(nn.Module):
 class SpadeBlock(nn.Module):
     """Residual block of two modulated convolutions; the shortcut is convolved only where the width changes."""
 
-    def __init__(self, inputs: int, outputs: int) -> None:
+    def __init__(self, inputs: int, outputs: int, sizes: DecoderSizes) -> None:
         super().__init__()
         inner = min(inputs, outputs)
         self.conv_0 = SpectralConv2d(inputs, inner, 3)
         self.conv_1 = SpectralConv2d(inner, outputs, 3)
-        self.norm_0 = Spade(inputs)
-        self.norm_1 = Spade(inner)
+        self.norm_0 = Spade(inputs, sizes)
+        self.norm_1 = Spade(inner, sizes)
         self.widens = inputs != outputs
         if self.widens:
             self.conv_s = SpectralConv2d(inputs, outputs, 1, bias=False)
-            self.norm_s = Spade(inputs)
+            self.norm_s = Spade(inputs, sizes)
 
     def forward(self, x: Tensor, features: Tensor) -> Tensor:
         shortcut = self.conv_s(self.norm_s(x, features)) if self.widens else x
@@ -53,18 +66,19 @@ class SpadeBlock(nn.Module):
 class SpadeDecoder(nn.Module):
     """Warped features (N, 256, 64, 64) -> RGB (N, 3, 512, 512) in [0, 1]."""
 
-    def __init__(self) -> None:
+    def __init__(self, sizes: DecoderSizes = PUBLISHED_SIZES) -> None:
         super().__init__()
-        self.fc = nn.Conv2d(FEATURES, 512, 3, padding=1)
-        self.G_middle_0 = SpadeBlock(512, 512)
-        self.G_middle_1 = SpadeBlock(512, 512)
-        self.G_middle_2 = SpadeBlock(512, 512)
-        self.G_middle_3 = SpadeBlock(512, 512)
-        self.G_middle_4 = SpadeBlock(512, 512)
-        self.G_middle_5 = SpadeBlock(512, 512)
-        self.up_0 = SpadeBlock(512, 256)
-        self.up_1 = SpadeBlock(256, 64)
-        self.conv_img = nn.Sequential(nn.Conv2d(64, 3 * 2 * 2, 3, padding=1), nn.PixelShuffle(2))
+        wide, (half, narrow) = sizes.middle, sizes.up
+        self.fc = nn.Conv2d(sizes.features, wide, 3, padding=1)
+        self.G_middle_0 = SpadeBlock(wide, wide, sizes)
+        self.G_middle_1 = SpadeBlock(wide, wide, sizes)
+        self.G_middle_2 = SpadeBlock(wide, wide, sizes)
+        self.G_middle_3 = SpadeBlock(wide, wide, sizes)
+        self.G_middle_4 = SpadeBlock(wide, wide, sizes)
+        self.G_middle_5 = SpadeBlock(wide, wide, sizes)
+        self.up_0 = SpadeBlock(wide, half, sizes)
+        self.up_1 = SpadeBlock(half, narrow, sizes)
+        self.conv_img = nn.Sequential(nn.Conv2d(narrow, 3 * 2 * 2, 3, padding=1), nn.PixelShuffle(2))
 
     def forward(self, features: Tensor) -> Tensor:
         x = self.fc(features)

@@ -6,6 +6,7 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 FLAT = 63  # 21 keypoints x 3
 STITCHING = (2 * FLAT, 128, 128, 64, FLAT + 2)
@@ -41,9 +42,8 @@ class StitchingRetargeting(nn.Module):
         """Driving keypoints (N, 21, 3) moved so that the crop's border stays where the source's is."""
         source = source.expand_as(driving)
         delta: Tensor = self.retarget_shoulder(torch.cat([source.flatten(1), driving.flatten(1)], dim=1))
-        stitched = driving + delta[:, :FLAT].view_as(driving)
-        stitched[..., :2] += delta[:, None, FLAT:]
-        return stitched
+        everywhere = F.pad(delta[:, None, FLAT:], (0, 1))  # x and y of all keypoints alike
+        return driving + delta[:, :FLAT].view_as(driving) + everywhere
 
     def lips(self, keypoints: Tensor, ratios: Tensor) -> Tensor:
         """Keypoints (N, 21, 3) and (N, 2) [source, target] lip opening -> deltas (N, 21, 3)."""

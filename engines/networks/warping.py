@@ -7,6 +7,7 @@ convolutions run in: half precision has steps of a twentieth of a feature cell a
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -14,17 +15,33 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from engines.networks.appearance import VOLUME_CHANNELS, VOLUME_DEPTH, VOLUME_SIDE
+from engines.networks.appearance import VOLUME_CHANNELS, VOLUME_DEPTH
 from engines.networks.layers import ConvNorm, Foldable, fold_norm
 
 KEYPOINTS = 21
 FIELDS = KEYPOINTS + 1  # one rigid motion per keypoint, and the background's identity
 COMPRESSED = 4
 HEATMAP_VARIANCE = 0.01
-ENCODER = (FIELDS * (COMPRESSED + 1), 64, 128, 256, 512, 1024)
-DECODER = (512, 256, 128, 64, 32)
-HOURGLASS_OUT = DECODER[-1] + ENCODER[0]
+INPUTS = FIELDS * (COMPRESSED + 1)  # of the hourglass: a heatmap and the moved features of every field
 LEAKY_SLOPE = 0.01
+
+
+@dataclass(frozen=True, slots=True)
+class WarpSizes:
+    """Widths of the published module. The hourglass halves height and width once per encoder level."""
+
+    channels: int = VOLUME_CHANNELS
+    depth: int = VOLUME_DEPTH
+    encoder: tuple[int, ...] = (64, 128, 256, 512, 1024)
+    decoder: tuple[int, ...] = (512, 256, 128, 64, 32)
+    features: int = 256
+
+    @property
+    def hourglass(self) -> int:
+        return self.decoder[-1] + INPUTS
+
+
+PUBLISHED_SIZES = WarpSizes()
 
 
 class WarpSource(NamedTuple):
@@ -40,13 +57,14 @@ class WarpSource(NamedTuple):
     heatmaps: Tensor
 
 
-def identity_grid(device: torch.device) -> Tensor:
-    """Coordinates (x, y, z) of every cell, corners at -1 and 1, f32 (16, 64, 64, 3)."""
+def axis(cells: int, device: torch.device | None = None) -> Tensor:
+    """Coordinates of the cells along one axis, the first at -1 and the last at 1."""
+    return torch.arange(cells, dtype=torch.float32, device=device) * 2 / (cells - 1) - 1
 
-    def axis(cells: int) -> Tensor:
-        return torch.arange(cells, dtype=torch.float32, device=device) * 2 / (cells - 1) - 1
 
-    z, y, x = torch.meshgrid(axis(VOLUME_DEPTH), axis(VOLUME_SIDE), axis(VOLUME_SIDE), indexing="ij")
+def identity_grid(volume: Tensor) -> Tensor:
+    """Coordinates (x, y, z) of every cell of a volume (..., D, H, W) -> f32 (D, H, W, 3)."""
+    z, y, x = torch.meshgrid(*(axis(int(cells), volume.device) for cells in volume.shape[-3:]), indexing="ij")
     return torch.stack([x, y, z], dim=-1)
 
 
@@ -63,10 +81,10 @@ def sample(volume: Tensor, field: Tensor) -> Tensor:
 
 
 class Encoder(nn.Module):
-    def __init__(self) -> None:
+    def __init__(self, sizes: WarpSizes) -> None:
         super().__init__()
         self.down_blocks = nn.ModuleList(
-            ConvNorm(nn.Conv3d(inputs, outputs, 3, padding=1)) for inputs, outputs in pairwise(ENCODER)
+            ConvNorm(nn.Conv3d(inputs, outputs, 3, padding=1)) for inputs, outputs in pairwise((INPUTS, *sizes.encoder))
         )
 
     def forward(self, x: Tensor) -> list[Tensor]:
@@ -78,15 +96,16 @@ class Encoder(nn.Module):
 
 
 class Decoder(Foldable):
-    def __init__(self) -> None:
+    def __init__(self, sizes: WarpSizes) -> None:
         super().__init__()
         # Every level after the first also gets the encoder's features of its resolution.
-        inputs = [ENCODER[-1]] + [up + skip for up, skip in zip(DECODER, ENCODER[-2:0:-1], strict=False)]
+        skips = (0, *sizes.encoder[-2::-1])
+        inputs = [up + skip for up, skip in zip((sizes.encoder[-1], *sizes.decoder[:-1]), skips, strict=True)]
         self.up_blocks = nn.ModuleList(
-            ConvNorm(nn.Conv3d(width, up, 3, padding=1)) for width, up in zip(inputs, DECODER, strict=True)
+            ConvNorm(nn.Conv3d(width, up, 3, padding=1)) for width, up in zip(inputs, sizes.decoder, strict=True)
         )
-        self.conv = nn.Conv3d(HOURGLASS_OUT, HOURGLASS_OUT, 3, padding=1)
-        self.norm = nn.BatchNorm3d(HOURGLASS_OUT)
+        self.conv = nn.Conv3d(sizes.hourglass, sizes.hourglass, 3, padding=1)
+        self.norm = nn.BatchNorm3d(sizes.hourglass)
 
     def forward(self, levels: list[Tensor]) -> Tensor:
         x = levels[-1]
@@ -100,10 +119,10 @@ class Decoder(Foldable):
 
 
 class Hourglass(nn.Module):
-    def __init__(self) -> None:
+    def __init__(self, sizes: WarpSizes) -> None:
         super().__init__()
-        self.encoder = Encoder()
-        self.decoder = Decoder()
+        self.encoder = Encoder(sizes)
+        self.decoder = Decoder(sizes)
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.decoder(self.encoder(x))
@@ -113,13 +132,13 @@ class Hourglass(nn.Module):
 class DenseMotion(Foldable):
     """Sparse keypoint motion -> where every cell of the driving volume comes from, and how visible it is."""
 
-    def __init__(self) -> None:
+    def __init__(self, sizes: WarpSizes = PUBLISHED_SIZES) -> None:
         super().__init__()
-        self.hourglass = Hourglass()
-        self.mask = nn.Conv3d(HOURGLASS_OUT, FIELDS, 7, padding=3)
-        self.compress = nn.Conv3d(VOLUME_CHANNELS, COMPRESSED, 1)
+        self.hourglass = Hourglass(sizes)
+        self.mask = nn.Conv3d(sizes.hourglass, FIELDS, 7, padding=3)
+        self.compress = nn.Conv3d(sizes.channels, COMPRESSED, 1)
         self.norm = nn.BatchNorm3d(COMPRESSED)
-        self.occlusion = nn.Conv2d(HOURGLASS_OUT * VOLUME_DEPTH, 1, 7, padding=3)
+        self.occlusion = nn.Conv2d(sizes.hourglass * sizes.depth, 1, 7, padding=3)
 
     def fold(self) -> None:
         fold_norm(self, "compress", "norm")
@@ -127,13 +146,13 @@ class DenseMotion(Foldable):
     def prepare(self, volume: Tensor, keypoints: Tensor) -> WarpSource:
         """Volumes (S, 32, 16, 64, 64) and keypoints (S, 21, 3) of S source pictures -> what all their frames share."""
         compressed = F.relu(self.norm(self.compress(volume.to(self.compress.weight.dtype))))
-        grid = identity_grid(volume.device)
+        grid = identity_grid(volume)
         return WarpSource(volume.float(), keypoints.float(), compressed.float(), heatmaps(keypoints.float(), grid))
 
     def forward(self, source: WarpSource, driving: Tensor) -> tuple[Tensor, Tensor]:
         """Driving keypoints (N, 21, 3) -> deformation f32 (N, 16, 64, 64, 3) and occlusion map (N, 1, 64, 64)."""
         driving = driving.float()
-        grid = identity_grid(driving.device)
+        grid = identity_grid(source.volume)
         fields = self.fields(source, driving, grid)
         features = self.hourglass(self.inputs(source, driving, fields, grid).to(self.mask.weight.dtype))
         mask = self.mask(features).float().softmax(dim=1)
@@ -161,11 +180,11 @@ class DenseMotion(Foldable):
 class WarpingModule(nn.Module):
     """Feature volume and keypoints of a source, keypoints of N driving frames -> features (N, 256, 64, 64)."""
 
-    def __init__(self) -> None:
+    def __init__(self, sizes: WarpSizes = PUBLISHED_SIZES) -> None:
         super().__init__()
-        self.dense_motion_network = DenseMotion()
-        self.third = ConvNorm(nn.Conv2d(VOLUME_CHANNELS * VOLUME_DEPTH, 256, 3, padding=1))
-        self.fourth = nn.Conv2d(256, 256, 1)
+        self.dense_motion_network = DenseMotion(sizes)
+        self.third = ConvNorm(nn.Conv2d(sizes.channels * sizes.depth, sizes.features, 3, padding=1))
+        self.fourth = nn.Conv2d(sizes.features, sizes.features, 1)
 
     def prepare(self, volume: Tensor, keypoints: Tensor) -> WarpSource:
         return self.dense_motion_network.prepare(volume, keypoints)

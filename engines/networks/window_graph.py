@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from engines.networks.ddim import PREFIX, TRAINING_STEPS, Ddim
-from engines.networks.denoiser import Attention, ConditionBlock, Denoiser, Residual, Rotary
+from engines.networks.denoiser import Attention, ConditionBlock, Residual, Rotary
 from engines.types import EngineError
 
 MOST_UNROLLED = 10  # steps; beyond it the runtime loops over `StepGraph`
@@ -49,7 +49,7 @@ class FixedRotary(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         turning, still = x[..., : self.width], x[..., self.width :]
-        swapped = turning.unflatten(-1, (-1, 2)).flip(-1).flatten(-2)
+        swapped = turning.reshape(*turning.shape[:-1], -1, 2).flip(-1).flatten(-2)
         return torch.cat([turning * self.get_buffer("cos") + swapped * self.get_buffer("sin"), still], -1)
 
 
@@ -74,7 +74,7 @@ class _Conditioned(nn.Module):
         self.register_buffer("bias", bias)
         for module in list(denoiser.modules()):
             if isinstance(module, Attention):
-                module.rotary_emb = FixedRotary(cast(Rotary, module.rotary_emb), frames + PREFIX)  # type: ignore[assignment]
+                module.rotary_emb = FixedRotary(module.rotary_emb, frames + PREFIX)  # type: ignore[assignment]
         _store_transposed(denoiser)
         self.denoiser = denoiser
         self.blocks = len(blocks)
@@ -121,7 +121,7 @@ class WindowGraph(_Conditioned):
         super().__init__(loop, frames)
         steps = loop.config.timesteps()
         if len(steps) > MOST_UNROLLED:
-            raise EngineError(f"A window of {len(steps)} steps is not unrolled (at most {MOST_UNROLLED}); use the step.")
+            raise EngineError(f"{len(steps)} steps are not unrolled into a graph (at most {MOST_UNROLLED}); use the step.")
         clean, context = 0, loop.config.context_time
         with torch.no_grad():
             rows = self.get_buffer("embedded")[[*steps, clean, *([] if context is None else [context])]]

@@ -6,7 +6,8 @@ same names, order and dtypes, so callers have no branch.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,42 +15,185 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from engines.types import EngineError, WeightsError
+
 Array = NDArray[Any]
+BATCH = "batch"  # the free size that every graph has
 
 
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
-    """Name, dtype and shape of one input or output; None stands for any size."""
+    """Name, dtype and shape of one input or output; a word in the shape stands for any size, the same wherever
+    the word occurs."""
 
     name: str
     dtype: np.dtype[Any]
-    shape: tuple[int | None, ...]
+    shape: tuple[int | str, ...]
 
     def accepts(self, array: Array) -> bool:
         return (
             array.dtype == self.dtype
             and array.ndim == len(self.shape)
-            and all(want is None or want == got for want, got in zip(self.shape, array.shape, strict=True))
+            and all(isinstance(want, str) or want == got for want, got in zip(self.shape, array.shape, strict=True))
         )
+
+    def sized(self, sizes: Mapping[str, int]) -> tuple[int, ...]:
+        """The shape with its words replaced."""
+        return tuple(sizes[size] if isinstance(size, str) else size for size in self.shape)
+
+    def __str__(self) -> str:
+        return f"{self.dtype} ({', '.join(map(str, self.shape))}{',' if len(self.shape) == 1 else ''})"
 
 
 class Engine(Protocol):
-    """One network, ready to run."""
+    """One network, ready to run. May be called from several threads."""
 
     name: str
+    runtime: str
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     metadata: Mapping[str, str]
 
-    def run(self, **arrays: Array) -> dict[str, Array]:
-        """Run once; raises EngineError naming the engine, the tensor and both shapes."""
+    def run(self, out: Mapping[str, Array] | None = None, /, **arrays: Array) -> dict[str, Array]:
+        """Run once. `out` names arrays to write results into; the others are new and the caller's own.
+
+        Raises EngineError naming the engine, the tensor and both shapes.
+        """
+        ...
+
+    def hold(self, **tables: Array) -> None:
+        """Keep inputs that seldom change (tables of identities) where the network runs; `run` then leaves them out."""
+        ...
+
+    def warm(self, batches: Iterable[int]) -> None:
+        """Allocate the buffers of every batch size named and run each once. Hold the tables first."""
         ...
 
     def close(self) -> None: ...
 
 
-def open_engine(path: Path, *, threads: int = 1) -> Engine:
-    """Open a network file with the runtime its name asks for (`.onnx`: ONNX Runtime on the CPU)."""
+def open_engine(
+    path: Path,
+    *,
+    device: str = "cpu",
+    threads: int = 1,
+    batches: Sequence[int] = (),
+    expect: Mapping[str, object] | None = None,
+) -> Engine:
+    """Open a network file with the runtime its ending asks for.
+
+    ``.onnx``: ONNX Runtime; ``.pt2``: torch; ``.engine``: TensorRT. `device`: ``cpu`` or ``cuda``. `batches`:
+    sizes to prepare at once, see `Engine.warm`. `expect`: facts the file's metadata must state, such as its profile.
+    Raises WeightsError for a file that is missing, damaged, foreign or not what was expected.
+    """
+    if not path.is_file():
+        raise WeightsError(f"There is no file {path}; `kdtalker export` writes it.")
+    engine = _open(path, device, threads)
+    check_facts(path.name, engine.metadata, expect or {})
+    check_shapes(path.name, engine)
+    if batches:
+        engine.warm(batches)
+    return engine
+
+
+def _open(path: Path, device: str, threads: int) -> Engine:
+    if path.suffix == ".pt2":
+        from engines.runtime.torch import open_program
+
+        return open_program(path, device=device)
+    if path.suffix == ".engine":
+        from engines.runtime.tensorrt import TensorRtEngine
+
+        return TensorRtEngine(path)
     from engines.runtime.onnxruntime import OnnxRuntimeEngine
 
-    return OnnxRuntimeEngine(path, threads=threads)
+    return OnnxRuntimeEngine(path, device=device, threads=threads)
+
+
+def fact(metadata: Mapping[str, str], key: str) -> Any:
+    """A value out of a file's metadata, where values are JSON; None where the key is missing."""
+    text = metadata.get(key)
+    try:
+        return None if text is None else json.loads(text)
+    except json.JSONDecodeError:
+        return text
+
+
+def check_facts(file: str, metadata: Mapping[str, str], expect: Mapping[str, object]) -> None:
+    for key, wanted in expect.items():
+        found = fact(metadata, key)
+        if found != wanted:
+            said = f"no {key}" if found is None else f"{key} '{found}'"
+            raise WeightsError(
+                f"{file} states {said} and '{wanted}' is needed; write the file again with `kdtalker export`."
+            )
+
+
+def check_shapes(file: str, engine: Engine) -> None:
+    """Refuse a file whose metadata describes other tensors than its graph has."""
+    for kind, specs in (("inputs", engine.inputs), ("outputs", engine.outputs)):
+        stated = fact(engine.metadata, kind)
+        actual = {spec.name: str(spec) for spec in specs}
+        if stated is not None and stated != actual:
+            raise WeightsError(
+                f"{file} states {kind} {stated} and has {actual}; it was altered after it was written. "
+                "Write it again with `kdtalker export`."
+            )
+
+
+def check_inputs(engine: str, specs: Sequence[TensorSpec], arrays: Mapping[str, Array]) -> dict[str, int]:
+    """Every input present, of its dtype and shape -> the free sizes by their words."""
+    sizes: dict[str, int] = {}
+    for spec in specs:
+        given = arrays.get(spec.name)
+        if given is None:
+            raise EngineError(f"{engine}: input '{spec.name}' is missing")
+        if not spec.accepts(given):
+            raise EngineError(f"{engine}: input '{spec.name}' must be {spec}, got {given.dtype} {given.shape}")
+        for word, size in zip(spec.shape, given.shape, strict=True):
+            if isinstance(word, str) and sizes.setdefault(word, size) != size:
+                raise EngineError(
+                    f"{engine}: input '{spec.name}' must be {spec} with {word} = {sizes[word]} as in the inputs "
+                    f"before it, got {given.dtype} {given.shape}"
+                )
+    unknown = arrays.keys() - {spec.name for spec in specs}
+    if unknown:
+        names = ", ".join(spec.name for spec in specs)
+        raise EngineError(f"{engine}: there is no input '{min(unknown)}'; it has {names}")
+    return sizes
+
+
+def deliver(engine: str, spec: TensorSpec, value: Array, out: Mapping[str, Array] | None) -> Array:
+    """`value`, which the engine will overwrite, into `out` or into a new array."""
+    target = None if out is None else out.get(spec.name)
+    if target is None:
+        return value.copy()
+    if target.shape != value.shape or target.dtype != value.dtype:
+        raise EngineError(
+            f"{engine}: output '{spec.name}' must be {value.dtype} {value.shape}, got {target.dtype} {target.shape}"
+        )
+    np.copyto(target, value)
+    return target
+
+
+def padded_batch(rows: int, batches: Sequence[int]) -> int:
+    """The smallest prepared batch that holds `rows` (3 -> 4); EngineError where none does."""
+    fitting = [batch for batch in sorted(batches) if batch >= rows]
+    if not fitting or rows < 1:
+        raise EngineError(f"{rows} rows do not fit any of the batches {sorted(batches)} the engine was prepared for")
+    return fitting[0]
+
+
+def example_inputs(specs: Sequence[TensorSpec], sizes: Mapping[str, int], seed: int = 0) -> dict[str, Array]:
+    """Random inputs of the right shapes: unit normal floats, zeros for integers and 0/1 masks by turns."""
+    generator = np.random.default_rng(seed)
+    made: dict[str, Array] = {}
+    for spec in specs:
+        shape = spec.sized(sizes)
+        if spec.dtype.kind == "f":
+            made[spec.name] = generator.standard_normal(shape, np.float32).astype(spec.dtype)
+        elif spec.dtype == np.uint8:
+            made[spec.name] = generator.integers(0, 256, shape, np.uint8)
+        else:
+            made[spec.name] = np.zeros(shape, spec.dtype)
+    return made
