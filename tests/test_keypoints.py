@@ -56,7 +56,7 @@ def test_template_is_frontal_symmetric_and_silent() -> None:
 
 
 def test_turned_keypoints_carry_the_rigidly_turned_mesh() -> None:
-    """x = scale (x_c R + exp_head R) + t, mixed onto the mesh, equals the turned mesh within .5 % of the eye distance."""
+    """Keypoints turned with the head, mixed onto the mesh, give the turned mesh within .5 % of the eye distance."""
     model = face_model()
     angles, scale, shift = np.array([10.0, 8.0, 0.0], np.float32), 0.31, np.array([0.05, -0.02, 0.0], np.float32)
     for seed in range(5):
@@ -91,14 +91,14 @@ def test_rest_is_closed_lips_and_open_eyes(natural_shapes: list[Shape]) -> None:
 
 def talking_ellipsoids(people: int = 4, frames: int = 60) -> list[Clip]:
     """Synthetic tracks: the template with a jaw, lids and a head that move at random."""
-    model, clips = face_model(), []
+    model, clips, centre = face_model(), [], np.array([200, 200, 0], np.float32)
     for person in range(people):
         rng = np.random.default_rng(person)
         walk = np.cumsum(rng.standard_normal((frames, KEYPOINTS, 3)), axis=0).astype(np.float32)
         exp = 0.01 * walk / walk.std()
         poses = np.cumsum(rng.normal(0, 0.3, (frames, 3)), axis=0)
         mesh = np.stack([
-            Pose(100 + person, rotation(angle), np.array([200, 200, 0], np.float32)).apply(model.template + model.offsets(e))
+            Pose(100 + person, rotation(angle), centre).apply(model.template + model.offsets(e))
             for angle, e in zip(poses, exp, strict=True)
         ])  # fmt: skip
         dataset = ("grid_s1", "lrcar", "clips")[person % 3]

@@ -99,8 +99,8 @@ def _training(saved: dict[str, Any]) -> list[str]:
         f"a time for every token; with its audio encoder {parameters / 1e6:.2f} million parameters",
         f"- objective: v-prediction, cosine schedule; lip errors x {recipe['lips']}, lip velocity x "
         f"{recipe['velocity']}; {100 * recipe['deaf']:.0f} % of windows without sound",
-        f"- {recipe['steps']} steps of {recipe['frames']} frames, AdamW, peak rate {recipe['rate']}, EMA {recipe['ema']}, "
-        f"seed {recipe['seed']}; step {saved['step']} was chosen on the validation clips",
+        f"- {recipe['steps']} steps of {recipe['frames']} frames, AdamW, peak rate {recipe['rate']}, "
+        f"EMA {recipe['ema']}, seed {recipe['seed']}; step {saved['step']} was chosen on the validation clips",
         f"- data mix: {json.dumps(recipe['mix'])}; speed, formants, gain, tilt, telephone band, noise, other voices "
         "and silences varied, faces mirrored",
         "- reproduce: `python -m training all` (tracks in `../shared/data` or `KDTALKER_DATA`; CPU, one thread)",
