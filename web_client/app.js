@@ -15,8 +15,13 @@ const [video, picture] = [at("video"), at("picture")];
 const [callButton, retryButton, playButton, earButton] = ["call", "retry", "play", "headphones"].map(at);
 
 const session = new Session();
-const meter = new Meter(at("meter"), (level) => at("halo").style.setProperty("--level", level.toFixed(2)));
+const meter = new Meter(at("meter"), glow);
 const avatars = new Avatars({ list: at("faces"), template: at("face"), file: at("photo"), note: at("photo-note") });
+
+/** The voice lights the frame, in few steps: without a graphics card every one is a picture painted by the processor. */
+function glow(level) {
+  at("halo").style.setProperty("--level", Math.min(1, Math.round(level * 6) / 4));
+}
 
 const calling = () => !["idle", "failed"].includes(session.state);
 
@@ -139,6 +144,16 @@ picture.addEventListener("load", () => {
   light.drawImage(picture, 0, 0, 5, 5);
   light.filter = "none";
   light.drawImage(at("light"), 0, 0, 5, 5, 0, 0, 64, 64);
+  light.globalCompositeOperation = "destination-in"; // it fades to all sides
+  for (const [x, y] of [[64, 0], [0, 64]]) {
+    light.fillStyle = light.createLinearGradient(0, 0, x, y);
+    for (const [alpha, stop] of [0, 0.08, 0.3, 0.65, 0.92, 1].map((alpha, step) => [alpha, 0.08 * step])) {
+      light.fillStyle.addColorStop(stop, `rgb(0 0 0 / ${alpha})`);
+      light.fillStyle.addColorStop(1 - stop, `rgb(0 0 0 / ${alpha})`);
+    }
+    light.fillRect(0, 0, 64, 64);
+  }
+  light.globalCompositeOperation = "source-over";
 });
 
 const carriesFile = (event) => event.dataTransfer?.types.includes("Files");

@@ -1,7 +1,7 @@
 // The microphone's level: a line of bars that runs with the voice, and a number for whoever asks.
 
 const BARS = 28;
-const STEP = 50; // ms a bar
+const STEP = 60; // ms a bar
 const FLOOR = -60; // dBFS shown as nothing; -12 and above fills the line
 const CEILING = -12;
 const AUDIBLE = 0.15; // of the line: surely more than a quiet room
@@ -10,19 +10,21 @@ export class Meter {
   level = 0; // 0..1, smoothed
   heardAt = 0; // performance.now() of the last audible sound
 
-  #bars;
-  #element;
+  #canvas;
+  #levels = new Array(BARS).fill(0); // oldest first
   #context = null;
   #source = null;
   #analyser;
   #samples = new Float32Array(1024);
   #timer = 0;
 
-  /** `element` becomes the line of bars; `onlevel` is called with every new level. */
-  constructor(element, onlevel) {
-    this.#element = element;
-    this.#bars = Array.from({ length: BARS }, () => element.appendChild(document.createElement("i")));
+  /** The bars are drawn on `canvas`, in its text colour; `onlevel` is called with every new level. */
+  constructor(canvas, onlevel) {
+    this.#canvas = canvas;
     this.onlevel = onlevel;
+    this.#draw();
+    // The page may change between light and dark while nothing is heard.
+    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.#draw());
   }
 
   /** Call it from a click: some browsers keep sound asleep otherwise. */
@@ -45,7 +47,9 @@ export class Meter {
     clearInterval(this.#timer);
     this.#source?.disconnect();
     this.#source = null;
-    for (let bar = 0; bar < BARS; bar += 1) this.#show(0);
+    this.#levels.fill(0);
+    this.level = 0;
+    this.#show(0);
   }
 
   #measure() {
@@ -59,11 +63,24 @@ export class Meter {
 
   #show(level) {
     this.level = level > this.level ? level : 0.7 * this.level + 0.3 * level; // up at once, down softly
-    const oldest = this.#bars.shift();
-    oldest.style.setProperty("--height", level.toFixed(2));
-    this.#element.append(oldest);
-    this.#bars.push(oldest);
-    this.#element.setAttribute("aria-valuenow", Math.round(100 * this.level));
+    this.#levels.push(level);
+    this.#levels.shift();
+    this.#draw();
+    this.#canvas.setAttribute("aria-valuenow", Math.round(100 * this.level));
     this.onlevel(this.level);
+  }
+
+  #draw() {
+    const { width, height } = this.#canvas;
+    const line = this.#canvas.getContext("2d");
+    const step = width / BARS;
+    line.clearRect(0, 0, width, height);
+    line.fillStyle = getComputedStyle(this.#canvas).color;
+    this.#levels.forEach((level, bar) => {
+      const tall = Math.max(0.08, level) * height;
+      line.beginPath();
+      line.roundRect(bar * step, (height - tall) / 2, 0.6 * step, tall, 0.3 * step);
+      line.fill();
+    });
   }
 }
