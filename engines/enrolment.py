@@ -31,7 +31,7 @@ def enrol(face: FaceModel, profile: str, portrait: Portrait) -> Identity:
     pose = face.pose(placed)
     lips = LipModel.of(face)
     unposed = pose.remove(placed)
-    expression = closed_rest(lips, unposed)
+    expression = closed_rest(face, lips, unposed)
     canonical = unposed - face.offsets(expression)
     source = motion.pack(pose.scale, motion.angles_of(pose.matrix), pose.translation, expression)
 
@@ -45,7 +45,7 @@ def enrol(face: FaceModel, profile: str, portrait: Portrait) -> Identity:
     }
     parts = {
         "mouth": mouth_tables(mesh, face, pose, around, photo),
-        "interior": interior_tables(mesh, canonical, face, pose, photo, source),
+        "interior": interior_tables(mesh, canonical, face, photo, source),
         "eyelids": eyelid_tables(mesh, face, photo),
     }
     for part, record in parts.items():

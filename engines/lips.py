@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -20,6 +21,13 @@ UPPER_LIP = np.array([*INNER_UPPER[1:-1], 183, 42, 41, 38, 12, 268, 271, 272, 40
 LOWER_LIP = np.array([*INNER_LOWER[1:-1], 96, 89, 179, 86, 15, 316, 403, 319, 325, 77, 90, 180, 85, 16, 315, 404, 320, 307])
 CHIN, UPPER_MIDDLE, LOWER_MIDDLE = 152, 13, 14
 
+OUTER_UPPER = np.array([61, 185, 40, 39, 37, 0, 267, 269, 270, 409, 291])
+OUTER_LOWER = np.array([61, 146, 91, 181, 84, 17, 314, 405, 321, 375, 291])
+
+# Chin, jaw, cheeks, nose and brows: a few pixels between the lips are no reason to move them.
+STILL = np.array([152, 175, 172, 397, 58, 288, 50, 280, 1, 2, 98, 327, 105, 334, 66, 296, 61, 291])
+STIFFNESS = 400.0  # how much lips prefer to move as a whole over being stretched
+LOWER_SHARE = 0.6  # of a gap, closed by the lower lip
 OPEN_GAP = 0.03  # a photo with a smaller gap everywhere has closed lips
 PASSES = 2  # closing some pairs may cross others slightly; a second pass settles them
 
@@ -28,26 +36,36 @@ PASSES = 2  # closing some pairs may cross others slightly; a second pass settle
 class LipModel:
     """How expression moves the nine pairs of inner-lip points.
 
-    `rows` f32 (9, 21): keypoint offsets (their y) to gaps. `variance` f32 (21,): how far each keypoint
-    usually moves in y; closing prefers those that move most, which is how lips really close.
+    `rows` f32 (9, 21): keypoint offsets (their y) to gaps. `spread` f32 (21, 21): prior covariance of the
+    keypoints' y: each moves about as far as it does in speech, and lips keep their thickness.
     """
 
     rows: FloatArray
-    variance: FloatArray
+    spread: FloatArray
 
     @staticmethod
     def of(face: FaceModel) -> LipModel:
         upper, lower = INNER_UPPER[1:-1], INNER_LOWER[1:-1]
-        deviation = face.normalisation.std[7:].reshape(-1, 3)[:, 1]
-        return LipModel(face.mixing[lower] - face.mixing[upper], deviation**2)
+        deviation = face.normalisation.std[7:].reshape(-1, 3)[:, 1].astype(np.float64)
+        unit = deviation.mean() ** 2
+        stretches = np.concatenate(
+            [
+                face.mixing[INNER_UPPER[1:-1]] - face.mixing[OUTER_UPPER[1:-1]],
+                face.mixing[INNER_LOWER[1:-1]] - face.mixing[OUTER_LOWER[1:-1]],
+                face.mixing[STILL],
+            ]
+        ).astype(np.float64)
+        precision = np.diag(unit / deviation**2) + STIFFNESS * stretches.T @ stretches / len(stretches)
+        spread = unit * np.linalg.inv(precision)
+        return LipModel(face.mixing[lower] - face.mixing[upper], spread.astype(np.float32))
 
     def change(self, gaps: FloatArray) -> FloatArray:
         """The likeliest y offsets (21,) that add `gaps` (n,) to the pairs where they are not zero."""
         chosen = gaps != 0
         rows = self.rows[chosen]
-        weighted = rows * self.variance
+        weighted = rows @ self.spread
         system = weighted @ rows.T
-        system[np.diag_indices(len(system))] += 1e-3 * self.variance.max()
+        system[np.diag_indices(len(system))] += 1e-3 * system.diagonal().max()
         return np.asarray(weighted.T @ np.linalg.solve(system, gaps[chosen]), np.float32)
 
     def uncrossed(self, expression: FloatArray, rest: FloatArray) -> FloatArray:
@@ -66,15 +84,32 @@ def gaps_of(mesh: FloatArray) -> FloatArray:
     return np.asarray(mesh[INNER_LOWER[1:-1], 1] - mesh[INNER_UPPER[1:-1], 1], np.float32)
 
 
-def closed_rest(model: LipModel, mesh: FloatArray) -> FloatArray:
-    """exp (21, 3) that the mouth of `mesh` (478, 3), un-posed, adds to closed lips; zeros when they are closed."""
-    expression = np.zeros((model.rows.shape[1], 3), np.float32)
+def closed_rest(face: FaceModel, model: LipModel, mesh: FloatArray) -> FloatArray:
+    """exp (21, 3) that the mouth of `mesh` (478, 3), un-posed, adds to closed lips; zeros when they are closed.
+
+    Lips meet as they do on a face: each moves as a whole, chin and philtrum follow, everything else stays.
+    """
     gaps = gaps_of(mesh)
     if gaps.max() < OPEN_GAP:
-        return expression
-    for _ in range(4):
-        remaining = gaps - model.rows @ expression[:, 1]
-        expression[:, 1] += model.change(remaining)
+        return np.zeros((model.rows.shape[1], 3), np.float32)
+    inner = mesh[INNER_UPPER, 0]
+    gap = np.interp(mesh[:, 0], inner, np.concatenate([[0], gaps, [0]]))
+    widest = gaps.max()
+    lower, upper = mesh[OUTER_LOWER], mesh[OUTER_UPPER]
+    under = mesh[:, 1] - np.interp(mesh[:, 0], lower[:, 0], lower[:, 1])
+    over = np.interp(mesh[:, 0], upper[:, 0], upper[:, 1]) - mesh[:, 1]
+    sideways = np.exp(-(((mesh[:, 0] - inner.mean()) / (0.6 * (inner[-1] - inner[0]))) ** 2))
+    chin = 0.75 * widest * sideways
+    share = np.clip(under / 0.12, 0, 1)
+    target = np.where(under > 0, LOWER_SHARE * (gap * (1 - share) + chin * share), 0)
+    target -= np.where(over > 0, (1 - LOWER_SHARE) * gap * np.exp(-((over / 0.12) ** 2)), 0)
+    target[LOWER_LIP] = LOWER_SHARE * gap[LOWER_LIP]
+    target[OUTER_LOWER[1:-1]] = LOWER_SHARE * gap[OUTER_LOWER[1:-1]]
+    target[UPPER_LIP] = (LOWER_SHARE - 1) * gap[UPPER_LIP]
+    target[OUTER_UPPER[1:-1]] = (LOWER_SHARE - 1) * gap[OUTER_UPPER[1:-1]]
+    expression = np.zeros((model.rows.shape[1], 3), np.float32)
+    expression[:, 1] = face.reading @ target
+    expression[:, 1] += model.change(gaps - model.rows @ expression[:, 1])
     return expression
 
 
@@ -83,3 +118,42 @@ def bool_rows(count: int, chosen: NDArray[np.integer]) -> NDArray[np.bool_]:
     mask = np.zeros(count, bool)
     mask[chosen] = True
     return mask
+
+
+@dataclass(frozen=True, slots=True)
+class LipLine:
+    """Both inner lip contours of the photo as heights over a straight mouth axis.
+
+    `axes` f32 (2, 2): rows are the unit vectors along the mouth and down; `origin` f32 (2,) its left
+    corner. `x` (n,), `upper` (n,), `lower` (n,): a dense polyline in that frame, pixels.
+    """
+
+    axes: FloatArray
+    origin: FloatArray
+    x: FloatArray
+    upper: FloatArray
+    lower: FloatArray
+
+    @staticmethod
+    def of(mesh: FloatArray) -> LipLine:
+        corners = mesh[[INNER_UPPER[0], INNER_UPPER[-1]], :2]
+        along = (corners[1] - corners[0]) / np.linalg.norm(corners[1] - corners[0])
+        axes = np.stack([along, np.array([-along[1], along[0]])]).astype(np.float32)
+        contours = [(mesh[indices, :2] - corners[0]) @ axes.T for indices in (INNER_UPPER, INNER_LOWER)]
+        x = np.linspace(0, contours[0][-1, 0], 200).astype(np.float32)
+        upper, lower = (_smooth_height(contour, x) for contour in contours)
+        lower = np.maximum(lower, upper)
+        return LipLine(axes, corners[0].astype(np.float32), x, upper, lower)
+
+    def heights(self, points: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
+        """Points (..., 2) in pixels -> x and y in the mouth's frame, and both contours' y there."""
+        x, y = np.moveaxis((points - self.origin) @ self.axes.T, -1, 0)
+        return x, y, np.interp(x, self.x, self.upper).astype(np.float32), np.interp(x, self.x, self.lower).astype(np.float32)
+
+
+def _smooth_height(contour: FloatArray, x: FloatArray) -> FloatArray:
+    """Height of a contour (n, 2) over `x`, its vertices rounded off a little."""
+    height = np.interp(x, contour[:, 0], contour[:, 1])
+    kernel = cv2.getGaussianKernel(21, 5.0)[:, 0]
+    padded = np.pad(height, 10, mode="reflect", reflect_type="odd")
+    return np.convolve(padded, kernel, "valid").astype(np.float32)

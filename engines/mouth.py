@@ -14,22 +14,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engines.face_mesh import FaceModel, Pose
-from engines.head_field import ROW, Surroundings, node_rows, skin_mixing, smoothstep
-from engines.lips import INNER_LOWER, INNER_UPPER, LOWER_LIP, UPPER_LIP, bool_rows
+from engines.head_field import Surroundings, node_rows, skin_mixing, smoothstep
+from engines.lips import INNER_LOWER, INNER_UPPER, LOWER_LIP, UPPER_LIP, LipLine, bool_rows
 from engines.mouth_interior import Interior, draw_interior
-from engines.types import ByteArray, FloatArray
+from engines.types import FRAME_SIZE, ByteArray, FloatArray
 from engines.warp_field import SUPERSAMPLING, Lattice, identity_map, invert, pixel_map
 
 STEP = 2  # pixels between nodes
 ITERATIONS = 9
 FEATHER = 1.2  # pixels, softness of the lips' edges
 OVERLAP = 1.5  # pixels by which the lower layer reaches up where the photo's lips touch: it hides the meeting line
+PAD = 10  # nodes by which the photo's box is larger than the frame's, on every side
 RIM = 10  # pixels over which the layers give way to the picture around them
 
 
 @dataclass(frozen=True, slots=True)
 class MouthTables:
-    """Prepared once per photo. `box` int (4,): left, top, columns, rows of the lattice.
+    """Prepared once per photo. `box` int (4,): left, top, columns, rows of the lattice on the photo; the
+    part of the frame that is drawn is smaller by `PAD` nodes on every side.
 
     `upper_rows`, `lower_rows` f32 (25, nodes): `engines.head_field` rows of both layers. `upper`,
     `lower` u8 (h, w, 4): supersampled photo of the box with the layer's mask. `window` f32 (h, w, 1):
@@ -50,37 +52,6 @@ class MouthTables:
         return Lattice(left, top, columns, rows, STEP)
 
 
-@dataclass(frozen=True, slots=True)
-class LipLine:
-    """Both inner lip contours of the photo as heights over a straight mouth axis.
-
-    `axes` f32 (2, 2): rows are the unit vectors along the mouth and down; `origin` f32 (2,) its left
-    corner. `x` (n,), `upper` (n,), `lower` (n,): a dense polyline in that frame, pixels.
-    """
-
-    axes: FloatArray
-    origin: FloatArray
-    x: FloatArray
-    upper: FloatArray
-    lower: FloatArray
-
-    @staticmethod
-    def of(mesh: FloatArray) -> LipLine:
-        corners = mesh[[INNER_UPPER[0], INNER_UPPER[-1]], :2]
-        along = (corners[1] - corners[0]) / np.linalg.norm(corners[1] - corners[0])
-        axes = np.stack([along, np.array([-along[1], along[0]])]).astype(np.float32)
-        contours = [(mesh[indices, :2] - corners[0]) @ axes.T for indices in (INNER_UPPER, INNER_LOWER)]
-        x = np.linspace(0, contours[0][-1, 0], 200).astype(np.float32)
-        upper, lower = (_smooth_height(contour, x) for contour in contours)
-        lower = np.maximum(lower, upper)
-        return LipLine(axes, corners[0].astype(np.float32), x, upper, lower)
-
-    def heights(self, points: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
-        """Points (..., 2) in pixels -> x and y in the mouth's frame, and both contours' y there."""
-        x, y = np.moveaxis((points - self.origin) @ self.axes.T, -1, 0)
-        return x, y, np.interp(x, self.x, self.upper).astype(np.float32), np.interp(x, self.x, self.lower).astype(np.float32)
-
-
 def mouth_tables(
     mesh: FloatArray, face: FaceModel, pose: Pose, around: Surroundings, photo: ByteArray
 ) -> MouthTables:
@@ -88,9 +59,9 @@ def mouth_tables(
     unit = float(np.linalg.norm(mesh[33] - mesh[263]))
     line = LipLine.of(mesh)
     ring = mesh[[*INNER_UPPER, *INNER_LOWER], :2]
-    low = ring.min(0) - unit * np.array([0.17, 0.2])
-    high = ring.max(0) + unit * np.array([0.17, 0.42])
-    low, high = np.clip(low, 0, 504), np.clip(high, 8, 510)
+    low = ring.min(0) - unit * np.array([0.15, 0.18]) - PAD * STEP
+    high = ring.max(0) + unit * np.array([0.15, 0.34]) + PAD * STEP
+    low, high = np.clip(low, 0, FRAME_SIZE - 8), np.clip(high, 8, FRAME_SIZE)
     columns, rows = ((high - low) // STEP).astype(int)
     lattice = Lattice(int(low[0]), int(low[1]), int(columns), int(rows), STEP)
 
@@ -123,8 +94,8 @@ def mouth_tables(
     patch = photo[lattice.top * SUPERSAMPLING :, lattice.left * SUPERSAMPLING :][: pixels.shape[0], : pixels.shape[1]]
     upper, lower = (np.dstack([patch, np.round(255 * np.clip(mask, 0, 1)).astype(np.uint8)]) for mask in masks)
 
-    edge_x = np.minimum(np.arange(box_width), box_width - 1 - np.arange(box_width))
-    edge_y = np.minimum(np.arange(box_height), box_height - 1 - np.arange(box_height))
+    drawn_x, drawn_y = (np.arange(side - 2 * PAD * STEP) for side in lattice.size)
+    edge_x, edge_y = np.minimum(drawn_x, drawn_x[::-1]), np.minimum(drawn_y, drawn_y[::-1])
     window = smoothstep(np.minimum(edge_x[None], edge_y[:, None]), 0, RIM)[..., None]
     middle = int(np.argmin(((lattice.points() - ring.mean(0)) ** 2).sum(-1)))
     box = np.array([lattice.left, lattice.top, columns, rows], np.int32)
@@ -137,11 +108,13 @@ def draw_mouth(tables: MouthTables, interior: Interior, flow: FloatArray, frame:
     `flow` (25, 2): this frame's coefficients; `frame` (70,): its motion, exp in the head's frame.
     """
     lattice = tables.lattice
-    width, height = lattice.size
+    height, width = tables.window.shape[:2]
+    corner = np.array([lattice.left, lattice.top]) + PAD * STEP
     shift = np.round(tables.centre @ flow).astype(int)
-    shift = np.clip(shift, (-lattice.left, -lattice.top), (512 - width - lattice.left, 512 - height - lattice.top))
-    nodes = identity_map(lattice.columns, lattice.rows) + (shift / STEP).astype(np.float32)
-    pixels = SUPERSAMPLING * (identity_map(width, height) + shift.astype(np.float32))
+    shift = np.clip(shift, -corner, FRAME_SIZE - np.array([width, height]) - corner)
+    inner = PAD + shift / STEP
+    nodes = identity_map(width // STEP, height // STEP) + inner.astype(np.float32)
+    pixels = SUPERSAMPLING * (identity_map(width, height) + (STEP * inner).astype(np.float32))
     start = (-shift / STEP).astype(np.float32)
     drawn = []
     for rows, layer in ((tables.upper_rows, tables.upper), (tables.lower_rows, tables.lower)):
@@ -152,7 +125,7 @@ def draw_mouth(tables: MouthTables, interior: Interior, flow: FloatArray, frame:
     upper, lower = (np.asarray(layer, np.float32) for layer in drawn)
     above = upper[..., 3:] / 255
     below = lower[..., 3:] / 255
-    left, top = lattice.left + int(shift[0]), lattice.top + int(shift[1])
+    left, top = (int(v) for v in corner + shift)
     gap = (1 - above) * (1 - below)
     behind = draw_interior(interior, frame, (left, top), gap[..., 0])
     composed = lower[..., :3] * below + behind * (1 - below)
@@ -160,14 +133,3 @@ def draw_mouth(tables: MouthTables, interior: Interior, flow: FloatArray, frame:
     place = picture[top : top + height, left : left + width]
     composed = place + (composed - place) * tables.window
     place[:] = np.clip(composed + 0.5, 0, 255)
-
-
-def _smooth_height(contour: FloatArray, x: FloatArray) -> FloatArray:
-    """Height of a contour (n, 2) over `x`, its vertices rounded off a little."""
-    height = np.interp(x, contour[:, 0], contour[:, 1])
-    kernel = cv2.getGaussianKernel(21, 5.0)[:, 0]
-    padded = np.pad(height, 10, mode="reflect", reflect_type="odd")
-    return np.convolve(padded, kernel, "valid").astype(np.float32)
-
-
-assert ROW == 4 + 21

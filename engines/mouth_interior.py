@@ -12,82 +12,138 @@ import cv2
 import numpy as np
 
 from engines import motion
-from engines.face_mesh import FaceModel, Pose, to_unit
-from engines.lips import CHIN, INNER_LOWER, INNER_UPPER, LOWER_MIDDLE, UPPER_MIDDLE
+from engines.face_mesh import FaceModel
+from engines.head_field import smoothstep
+from engines.lips import CHIN, LOWER_MIDDLE, UPPER_MIDDLE, LipLine
 from engines.types import FRAME_SIZE, ByteArray, FloatArray
+from engines.warp_field import SUPERSAMPLING, identity_map
 
 MILLIMETRE = 1 / 92
-TEXTURE = 3.0  # texture pixels per crop pixel of a photo whose eye distance is 130 pixels
 DEPTH = 0.07  # teeth behind the lips
 OWN_TEETH_GAP = 0.06  # from this opening on, the photo's own teeth are used
-UPPER_EDGE = 2.2 * MILLIMETRE  # upper incisors end this far below the closed lip line
-LOWER_EDGE = -0.2 * MILLIMETRE  # lower incisors begin here
-FOLLOW_LIP = 0.65  # share of the upper lip's raise that its teeth take part in, else they look like dentures
+UPPER_EDGE = 2.2 * MILLIMETRE  # drawn upper incisors end this far below the closed lip line
+LOWER_EDGE = -0.6 * MILLIMETRE  # drawn lower incisors begin here
+FOLLOW_LIP = 0.65  # share of the upper lip's raise that drawn teeth take part in, else they look like dentures
 JAW_BY_LIP, JAW_BY_CHIN = 0.7, 0.3
+GRAIN = 4.0  # texture pixels per millimetre
+# Little light reaches the corners and what lies under the lips; what does has been reflected by red walls.
+DIMMEST, REFLECTED = 0.3, np.array([0.85, 1.08, 1.12], np.float32)
 
 
 @dataclass(frozen=True, slots=True)
 class Interior:
-    """Prepared once per photo.
+    """Prepared once per photo. Two textures, `upper` teeth and `jaw`, u8 (h, w, 4), in the head's frame.
 
-    `anchors` f32 (2, 3): canonical positions of the texture origins, upper teeth and jaw. `follow` f32
-    (2, 21): keypoint offsets that move them. `slide` f32 (3,): see `_own_teeth`. `upper`, `jaw` u8
-    (h, w, 4): textures, `grain` f32 (2, 3): per texture its pixels per eye distance and its origin x, y in
-    texture pixels. `cavity` f32 (3,): colour of the darkness.
+    `anchors` f32 (2, 3): canonical positions of their origins. `follow` f32 (2, 21): the keypoint offsets
+    that move them. `origin` f32 (2, 2): the origins, texture pixels. `cavity` f32 (3,): colour of the
+    darkness. `shown` f32: pixels of its own mouth's inside that the photo shows, 0 with drawn teeth.
     """
 
     anchors: FloatArray
     follow: FloatArray
-    slide: FloatArray
+    origin: FloatArray
     upper: ByteArray
     jaw: ByteArray
-    grain: FloatArray
     cavity: FloatArray
+    shown: FloatArray
 
 
-def interior_tables(mesh: FloatArray, canonical: FloatArray, face: FaceModel, pose: Pose, photo: ByteArray, source: FloatArray) -> Interior:
+def interior_tables(
+    mesh: FloatArray, canonical: FloatArray, face: FaceModel, photo: ByteArray, source: FloatArray
+) -> Interior:
     """`mesh` (478, 3) crop pixels, `canonical` (478, 3), `photo` the supersampled crop, `source` (70,)."""
-    light = _light(mesh, photo)
-    lip_line = (canonical[UPPER_MIDDLE] + canonical[LOWER_MIDDLE]) / 2 + np.array([0, 0, DEPTH], np.float32)
+    lip_line = (canonical[UPPER_MIDDLE] + canonical[LOWER_MIDDLE]) / 2
+    anchor = (lip_line + np.array([0, 0, DEPTH])).astype(np.float32)
     follow = np.stack(
         [
             FOLLOW_LIP * face.mixing[UPPER_MIDDLE],
             JAW_BY_LIP * face.mixing[LOWER_MIDDLE] + JAW_BY_CHIN * face.mixing[CHIN],
         ]
-    )
-    upper, upper_grain = _upper_teeth(light)
-    jaw, jaw_grain = _jaw(light)
-    cavity = (np.array([0.13, 0.05, 0.045]) * 255 * light).astype(np.float32)
+    ).astype(np.float32)
+    line = LipLine.of(mesh)
+    unit = float(np.linalg.norm(mesh[33] - mesh[263]))
+    opening = line.lower - line.upper
+    if opening.max() > OWN_TEETH_GAP * unit:
+        follow[0] = 0  # real teeth belong to the skull
+        placed = anchor @ _turn(source) + source[motion.TRANSLATION]
+        upper, origin = _own_teeth(line, placed, _turn(source), photo)
+        light = _light_of_teeth(upper)
+        shown = float(opening.mean() * line.x[-1])
+    else:
+        light = _light(mesh, photo)
+        upper, origin = _teeth(_UPPER, light, down=True)
+        shown = 0.0
+    jaw, jaw_origin = _jaw(light)
     return Interior(
-        np.stack([lip_line, lip_line]).astype(np.float32),
-        follow.astype(np.float32),
-        np.zeros(3, np.float32),
+        np.stack([anchor, anchor]),
+        follow,
+        np.stack([origin, jaw_origin]).astype(np.float32),
         upper,
         jaw,
-        np.stack([upper_grain, jaw_grain]).astype(np.float32),
-        cavity,
+        (np.array([0.17, 0.065, 0.06]) * 255 * light).astype(np.float32),
+        np.array([shown], np.float32),
     )
 
 
 def draw_interior(interior: Interior, frame: FloatArray, corner: tuple[int, int], gap: FloatArray) -> FloatArray:
-    """Colour f32 (h, w, 3) of the box whose top left is `corner`; `gap` (h, w) is where it shows."""
+    """Colour f32 (h, w, 3) of the box whose top left is `corner`; `gap` (h, w) is where it shows, 0 to 1."""
     height, width = gap.shape
-    matrix = frame[motion.SCALE] * motion.rotation(frame[motion.ANGLES])
-    places = (interior.anchors + interior.follow @ motion.expression(frame)) @ matrix + frame[motion.TRANSLATION]
+    turn = _turn(frame)
+    places = (interior.anchors + interior.follow @ motion.expression(frame)) @ turn + frame[motion.TRANSLATION]
     origins = places[:, :2] * (FRAME_SIZE / 2) + FRAME_SIZE / 2 - np.array(corner)
-    colour = np.empty((height, width, 3), np.float32)
-    colour[:] = interior.cavity
-    for texture, origin, (grain, x, y) in zip((interior.jaw, interior.upper), origins[::-1], interior.grain[::-1]):
-        turn = matrix[:2, :2].T * (FRAME_SIZE / 2) / grain
-        offset = origin - turn @ np.array([x, y], np.float32)
-        placed = cv2.warpAffine(texture, np.column_stack([turn, offset]), (width, height), flags=cv2.INTER_LINEAR)
-        layer = placed.astype(np.float32)
-        colour += (layer[..., :3] - colour) * (layer[..., 3:] / 255)
-    # Light falls in through the opening: little near its rim, less under the upper lip.
-    radius = max(3.0, 0.035 * float(frame[motion.SCALE]) * FRAME_SIZE / 2)
-    open_sky = cv2.GaussianBlur(gap, (0, 0), radius)
-    open_sky = np.clip(1.5 * open_sky, 0, 1)
-    return np.asarray(colour * (0.35 + 0.65 * open_sky)[..., None], np.float32)
+    linear = turn[:2, :2].T * (FRAME_SIZE / 2 * MILLIMETRE / GRAIN)
+    layers = []
+    for texture, origin, start in zip((interior.upper, interior.jaw), origins, interior.origin, strict=True):
+        affine = np.column_stack([linear, origin - linear @ start])
+        layers.append(np.asarray(cv2.warpAffine(texture, affine, (width, height), flags=cv2.INTER_LINEAR), np.float32))
+    upper, jaw = layers
+    eye_distance = float(frame[motion.SCALE]) * FRAME_SIZE / 2
+    sky = cv2.blur(cv2.blur(gap, _odd(0.05 * eye_distance)), _odd(0.05 * eye_distance))
+    light = DIMMEST + (1 - DIMMEST) * np.clip(1.6 * sky, 0, 1)
+    tinted = light[..., None] ** REFLECTED
+    colour = interior.cavity + (jaw[..., :3] - interior.cavity) * (jaw[..., 3:] / 255)
+    colour *= tinted
+    shown = float(interior.shown[0])
+    if shown:
+        # The photo's teeth carry the photo's own shade; the less of them shows, the more is added.
+        tinted = 1 - (1 - tinted) * max(0.0, 1 - float(gap.sum()) / shown)
+    colour += (upper[..., :3] * tinted - colour) * (upper[..., 3:] / 255)
+    return np.asarray(colour, np.float32)
+
+
+def _turn(frame: FloatArray) -> FloatArray:
+    """Scale and rotation of a motion vector, (3, 3) for row vectors."""
+    return np.asarray(frame[motion.SCALE] * motion.rotation(frame[motion.ANGLES]), np.float32)
+
+
+def _odd(size: float) -> tuple[int, int]:
+    side = max(1, int(size)) | 1
+    return side, side
+
+
+def _own_teeth(line: LipLine, placed: FloatArray, turn: FloatArray, photo: ByteArray) -> tuple[ByteArray, FloatArray]:
+    """The mouth's inside as the photo shows it, un-turned; continued upwards behind the lip."""
+    width, height = int(70 * GRAIN), int(36 * GRAIN)
+    origin = np.array([width / 2, height / 2], np.float32)
+    linear = turn[:2, :2].T * (FRAME_SIZE / 2 * MILLIMETRE / GRAIN)
+    pixels = (identity_map(width, height) - origin) @ linear.T + placed[:2] * (FRAME_SIZE / 2) + FRAME_SIZE / 2
+    x, y, upper, lower = line.heights(pixels)
+    inside = np.maximum(y, np.minimum(upper + 1.5, (upper + lower) / 2))
+    where = line.origin + np.stack([x, inside], -1) @ line.axes
+    colour = cv2.remap(photo, (SUPERSAMPLING * where).astype(np.float32), None, cv2.INTER_LINEAR)
+    mask = np.clip(0.5 + (lower - 0.4 - y) / 1.0, 0, 1) * np.clip(0.5 + (y - upper + 9) / 6, 0, 1)
+    mask *= (x > 0) & (x < line.x[-1])
+    return np.dstack([colour, np.round(255 * mask).astype(np.uint8)]), origin
+
+
+def _light_of_teeth(teeth: ByteArray) -> FloatArray:
+    """Colour of the light on teeth that the photo shows."""
+    pixels = teeth[teeth[..., 3] > 200][:, :3].astype(np.float32)
+    if len(pixels) == 0:
+        return np.full(3, 0.8, np.float32)
+    brightness = pixels.sum(-1)
+    bright = pixels[brightness >= np.quantile(brightness, 0.7)].mean(0) / 255
+    return np.asarray(np.clip(bright / np.array([0.965, 0.925, 0.845]), 0.2, 1.05), np.float32)
 
 
 def _light(mesh: FloatArray, photo: ByteArray) -> FloatArray:
@@ -110,7 +166,7 @@ _LOWER = ((5.3, 8.5, 0.0, 0.9), (5.6, 8.6, 0.1, 0.87), (6.0, 9.0, 0.0, 0.78), (4
 
 
 def _teeth(rows: tuple[tuple[float, float, float, float], ...], light: FloatArray, down: bool) -> tuple[ByteArray, FloatArray]:
-    """A row of teeth, gum side away from the biting edge; texture and its (grain, x, y)."""
+    """A row of teeth whose gums lie away from the biting edge: texture and its origin in texture pixels."""
     fine = 10  # pixels per millimetre while drawing
     half = sum(row[0] for row in rows) + 2
     height = 15.0
@@ -119,8 +175,8 @@ def _teeth(rows: tuple[tuple[float, float, float, float], ...], light: FloatArra
     colour = np.empty((*shape, 3), np.float32)
     colour[:] = np.array([0.62, 0.33, 0.32])  # gum
     alpha = np.zeros(shape, np.float32)
-    grid_y, grid_x = np.mgrid[: shape[0], : shape[1]].astype(np.float32)
-    x_mm, y_mm = grid_x / fine - half, grid_y / fine
+    x_mm, y_mm = np.moveaxis(identity_map(shape[1], shape[0]) / fine, -1, 0)
+    x_mm = x_mm - half
     along = (edge - y_mm) if down else (y_mm - edge)  # distance from the biting edge into the crown
     inner = 0.0
     for tooth_width, crown, drop, bright in rows:
@@ -129,52 +185,41 @@ def _teeth(rows: tuple[tuple[float, float, float, float], ...], light: FloatArra
             inside = (across >= 0) & (across < 1)
             u = 2 * across - 1
             into = along + (drop if down else -drop)
-            round_edge = 0.9 * np.abs(u) ** 4 + 0.15 * u**2  # corners of the biting edge are rounded
-            depth = into - round_edge
+            depth = into - 0.8 * np.abs(u) ** 5 - 0.15 * u**2  # corners of the biting edge are rounded
             gum_line = crown - 1.2 * u**2
-            body = smooth(depth, 0.0, 0.35) * (1 - smooth(depth, gum_line - 0.3, gum_line + 0.3))
-            shade = bright * (1 - 0.22 * np.abs(u) ** 3) * (0.9 + 0.1 * smooth(depth, 0, 2.5)) * (1 - 0.14 * smooth(depth, 4, 10))
-            tone = np.array([0.965, 0.925, 0.845]) - 0.05 * smooth(depth, 3, 9)[..., None] * np.array([0.3, 0.8, 1.4])
-            crevice = 1 - 0.35 * np.exp(-(((1 - np.abs(u)) * tooth_width / 0.45) ** 2))
+            body = smoothstep(depth, 0.0, 0.5) * (1 - smoothstep(depth - gum_line, -0.3, 0.3))
+            shade = bright * (1 - 0.14 * np.abs(u) ** 3) * (0.92 + 0.08 * smoothstep(depth, 0, 2.5))
+            shade = shade * (1 - 0.12 * smoothstep(depth, 4, 10))
+            tone = np.array([0.965, 0.925, 0.845]) - smoothstep(depth, 3, 9)[..., None] * np.array([0.015, 0.04, 0.07])
+            crevice = 1 - 0.22 * np.exp(-(((1 - np.abs(u)) * tooth_width / 0.4) ** 2))
             tooth = tone * (shade * crevice)[..., None]
-            colour = np.where(inside[..., None], tooth * body[..., None] + colour * (bright ** 0.7) * (1 - body[..., None]), colour)
-            alpha = np.where(inside, np.maximum(smooth(depth, 0.0, 0.35), 0), alpha)
+            gum = colour * bright**0.7
+            colour = np.where(inside[..., None], tooth * body[..., None] + gum * (1 - body[..., None]), colour)
+            alpha = np.where(inside, smoothstep(depth, 0.0, 0.5), alpha)
         inner += tooth_width
-    colour *= light * 255
-    rgba = np.dstack([np.clip(colour, 0, 255), alpha * 255])
-    grain_mm = 4.0
-    size = (int(shape[1] * grain_mm / fine), int(shape[0] * grain_mm / fine))
-    small = cv2.resize(rgba, size, interpolation=cv2.INTER_AREA)
-    grain = grain_mm / MILLIMETRE
-    edge_at = UPPER_EDGE if down else LOWER_EDGE
-    return np.round(small).astype(np.uint8), np.array([grain, half * grain_mm, edge * grain_mm - edge_at * grain], np.float32)
-
-
-def smooth(value: FloatArray, start: float | FloatArray, end: float | FloatArray) -> FloatArray:
-    """Smoothstep."""
-    x = np.clip((value - start) / (end - start), 0, 1)
-    return np.asarray(x * x * (3 - 2 * x), np.float32)
-
-
-def _upper_teeth(light: FloatArray) -> tuple[ByteArray, FloatArray]:
-    return _teeth(_UPPER, light, down=True)
+    rgba = np.dstack([np.clip(colour * light * 255, 0, 255), alpha * 255])
+    size = (int(shape[1] * GRAIN / fine), int(shape[0] * GRAIN / fine))
+    small = np.round(cv2.resize(rgba.astype(np.float32), size, interpolation=cv2.INTER_AREA)).astype(np.uint8)
+    edge_at = (UPPER_EDGE if down else LOWER_EDGE) / MILLIMETRE
+    return small, np.array([half, edge - edge_at], np.float32) * GRAIN
 
 
 def _jaw(light: FloatArray) -> tuple[ByteArray, FloatArray]:
     """Lower teeth before the tongue."""
-    teeth, grain = _teeth(_LOWER, light, down=False)
-    pad = int(8 * 4)  # millimetres of room above for the tongue
-    teeth = np.pad(teeth, ((pad, 0), (0, 0), (0, 0)))
-    grain = grain + np.array([0, 0, pad], np.float32)
+    teeth, origin = _teeth(_LOWER, light, down=False)
+    room = 10.0  # millimetres above the teeth for the tongue
+    teeth = np.pad(teeth, ((int(room * GRAIN), 0), (0, 0), (0, 0)))
     height, width = teeth.shape[:2]
-    y, x = np.mgrid[:height, :width].astype(np.float32)
-    x = (x - width / 2) / (4 * 17.0)
-    top = pad + 3 * 4 - 2.0 * 4 + 12 * x**2
-    body = smooth(y, top, top + 6) * (1 - smooth(np.abs(x), 0.8, 1.0))
-    shade = 0.55 + 0.45 * smooth(y, top, top + 26)
-    groove = 1 - 0.18 * np.exp(-((x / 0.06) ** 2))
-    tongue = np.array([0.66, 0.34, 0.33]) * light * 255 * (shade * groove)[..., None]
+    x, y = np.moveaxis(identity_map(width, height) / GRAIN, -1, 0)
+    x = (x - width / GRAIN / 2) / 17.0
+    y = y - room - 3.0  # millimetres below the biting edge
+    top = -5.5 + 7.0 * x**2
+    body = smoothstep(y - top, 0, 2.5) * (1 - smoothstep(np.abs(x), 0.85, 1.05))
+    shade = 0.4 + 0.6 * smoothstep(y - top, 0, 7.0)
+    groove = 1 - 0.14 * np.exp(-((x / 0.07) ** 2)) * smoothstep(y - top, 0, 3)
+    tongue = np.array([0.74, 0.38, 0.37]) * light * 255 * (shade * groove)[..., None]
     alpha = teeth[..., 3:].astype(np.float32) / 255
     colour = tongue * (1 - alpha) + teeth[..., :3] * alpha
     cover = alpha[..., 0] + body * (1 - alpha[..., 0])
-    return np.dstack([np.clip(colour, 0, 255), cover * 255]).round().astype(np.uint8), grain
+    texture = np.dstack([np.clip(colour, 0, 255), cover * 255]).round().astype(np.uint8)
+    return texture, origin + np.array([0, room * GRAIN], np.float32)
