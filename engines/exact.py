@@ -10,7 +10,6 @@ from collections.abc import Callable
 
 import numpy as np
 
-from engines import motion
 from engines.audio import MelWindow, log_mel, mel_windows
 from engines.kalman import smoothed
 from engines.networks.ddim import DdimConfig
@@ -66,30 +65,8 @@ def smooth_clip(clip: FloatArray) -> FloatArray:
     return np.concatenate([clip[:, :1], smoothed(clip[:, 1:])], axis=1)
 
 
-def absolute(source: FloatArray, clip: FloatArray) -> FloatArray:
-    """Motion (T, 70) as predicted, on the source (70,): its own scale is kept, depth is ignored."""
-    placed = clip.copy()
-    placed[:, motion.SCALE] = source[motion.SCALE]
-    placed[:, motion.TRANSLATION.stop - 1] = 0
-    return placed
-
-
-def relative(source: FloatArray, clip: FloatArray) -> FloatArray:
-    """Motion (T, 70) as change from the clip's first frame, on the source (70,)."""
-    first = clip[0]
-    turn = motion.rotation(clip[:, motion.ANGLES]) @ motion.rotation(first[motion.ANGLES]).T
-    placed = (source + (clip - first)).astype(np.float32)
-    placed[:, motion.SCALE] = source[motion.SCALE] * clip[:, motion.SCALE] / first[motion.SCALE]
-    placed[:, motion.ANGLES] = motion.angles_of(turn @ motion.rotation(source[motion.ANGLES]))
-    placed[:, motion.TRANSLATION.stop - 1] = 0
-    return placed
-
-
-def clip_motion(
-    model: PublishedModel, identity: Identity, pcm: FloatArray, seed: int = 0, *, relative_motion: bool = False
-) -> FloatArray:
-    """Sound of one clip -> motion (T, 70) of every frame, ready to be rendered."""
+def clip_motion(model: PublishedModel, identity: Identity, pcm: FloatArray, seed: int = 0) -> FloatArray:
+    """Sound of one clip -> predicted motion (T, 70) in physical units, smoothed, not yet placed on the photo."""
     features = clip_features(model, pcm)
     windows = sample_clip(model, identity, features, seeded_noise(seed))
-    clip = smooth_clip(model.normalisation.denormalise(windows[: len(features)]))
-    return (relative if relative_motion else absolute)(identity.source, clip)
+    return smooth_clip(model.normalisation.denormalise(windows[: len(features)]))

@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.resources import as_file, files
+from typing import Any
 
 import numpy as np
 
-from engines import motion
 from engines.audio import SILENCE, MelStream
 from engines.face_mesh import FaceModel, face_model
-from engines.life import LifeModel, LifeState, life_model, loudness
+from engines.life import life_model, loudness
+from engines.placing import Placing, RelativePlacing
 from engines.profile import Profile, profile
 from engines.renderer import Renderer, open_renderer
 from engines.runtime.base import Engine, open_engine
@@ -30,7 +31,7 @@ class Talk:
     identity: Identity
     mel: MelStream
     sampler: SamplerState
-    life: LifeState
+    placing: Any  # the state of the profile's `Placing`
     features: list[FloatArray] = field(default_factory=list)  # of ticks first_feature, first_feature + 1, ...
     first_feature: int = 0
     levels: list[float] = field(default_factory=list)  # loudness of ticks sampler.next_tick, ...
@@ -41,23 +42,21 @@ class Talker:
     """Engines of one profile, ready to run."""
 
     profile: Profile
-    face: FaceModel
+    placing: Placing
     encoder: Engine
     sampler: Sampler
-    life: LifeModel
     renderer: Renderer
 
     def begin(self, identity: Identity, seed: int = 0) -> Talk:
         """Start a call with an enrolled face; the same seed and sound give the same frames."""
-        normalisation = self.face.normalisation
-        rest = motion.pack(1.0, np.zeros(3, np.float32), np.zeros(3, np.float32), motion.expression(identity.source))
+        normalisation = self.placing.normalisation
         silence = self._encode([np.full(self.mel_shape, SILENCE, np.float32)])[0]
-        state = self.sampler.begin(
-            normalisation.canonical_token(identity.canonical), normalisation.normalise(rest), silence, seed
-        )
+        canonical = normalisation.canonical_token(identity.canonical)
+        reference = normalisation.normalise(self.placing.rest(identity))
+        state = self.sampler.begin(canonical, reference, silence, seed)
         context = self.profile.window.committed
-        life = self.life.begin(seed)
-        return Talk(identity, MelStream(self.profile.mel), state, life, [silence] * context, -context)
+        placing = self.placing.begin(seed)
+        return Talk(identity, MelStream(self.profile.mel), state, placing, [silence] * context, -context)
 
     def listen(self, talk: Talk, pcm: FloatArray) -> list[MotionTick]:
         """Add sound f32 (samples,) at 16 kHz; returns the motion of every frame that became due."""
@@ -98,10 +97,9 @@ class Talker:
         return ready if frames is None else [tick for tick in ready if tick.tick < frames]
 
     def _place(self, talk: Talk, first: int, normalised: FloatArray) -> list[MotionTick]:
-        relative = self.face.normalisation.denormalise(normalised)
-        poses, lids, talk.life = self.life.advance(talk.life, np.array(talk.levels[: len(relative)], np.float32))
-        relative = self.life.apply(relative, poses, lids)
-        placed = motion.onto_photo(talk.identity.source, relative, self.profile.limits)
+        predicted = self.placing.normalisation.denormalise(normalised)
+        levels = np.array(talk.levels[: len(predicted)], np.float32)
+        placed, talk.placing = self.placing.place(talk.identity.source, predicted, levels, talk.placing)
         return [MotionTick(first + row, placed[row]) for row in range(len(placed))]
 
 
@@ -115,7 +113,8 @@ def open_talker(name: str = "embedded") -> Talker:
     with as_file(folder / "window.onnx") as path:
         window = open_engine(path)
     sampler = Sampler(window, chosen.window, _per_number(chosen.guidance, face), _per_number(chosen.temperature, face))
-    return Talker(chosen, face, encoder, sampler, life_model(), open_renderer(chosen))
+    placing = RelativePlacing(face.normalisation, life_model(), chosen.limits)
+    return Talker(chosen, placing, encoder, sampler, open_renderer(chosen))
 
 
 def _per_number(mouth_and_rest: tuple[float, float], face: FaceModel) -> FloatArray:

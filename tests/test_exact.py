@@ -9,6 +9,7 @@ import torch
 from engines import exact, motion
 from engines.networks.checkpoints import normalisation
 from engines.networks.model import PublishedModel, assemble
+from engines.placing import as_predicted, change_from
 from engines.types import Identity
 from tests import seeded_weights
 from tests.golden import assert_close, assert_sampled, golden, golden_seed
@@ -52,7 +53,7 @@ def clip() -> np.ndarray:
 
 
 def source_keypoints() -> np.ndarray:
-    return motion.keypoints(identity().canonical, exact.absolute(identity().source, identity().source[None]))
+    return motion.keypoints(identity().canonical, as_predicted(identity().source, identity().source[None]))
 
 
 def driving(vectors: np.ndarray) -> np.ndarray:
@@ -83,9 +84,9 @@ def test_motion_before_smoothing() -> None:
 
 def test_keypoints_in_every_mode() -> None:
     data = golden("e2e")
-    absolute = driving(exact.absolute(identity().source, clip()))
+    absolute = driving(as_predicted(identity().source, clip()))
     assert_close(absolute, data["kp_driving"], 1e-4)
-    assert_close(driving(exact.relative(identity().source, clip())), data["kp_driving_relative"], 1e-4)
+    assert_close(driving(change_from(clip()[0], identity().source, clip())), data["kp_driving_relative"], 1e-4)
     expected = data["kp_driving_stitched"]
     assert_close(model().stitch(source_keypoints()[0], absolute[: len(expected)]), expected, 1e-4)
 
@@ -93,7 +94,7 @@ def test_keypoints_in_every_mode() -> None:
 def test_frames() -> None:
     data = golden("e2e")
     count = int(data["frames_shape"][0])
-    vectors = exact.absolute(identity().source, clip())[:count]
+    vectors = as_predicted(identity().source, clip())[:count]
     source = model().prepare(identity().tables["volume"], source_keypoints()[0])
     pictures = torch.cat(list(model().pictures(source, driving(vectors)))).numpy()
     assert_sampled(pictures, data, "frames", 1e-3)

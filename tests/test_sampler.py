@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from engines.face_mesh import face_model
 from engines.pipeline import Talker, open_talker
 from engines.sampler import tick_noise
 from engines.types import Identity, MotionTick
@@ -18,7 +19,8 @@ def identity(talker: Talker) -> Identity:
     """A face at rest, frontal: all the sampler needs of a person."""
     source = np.zeros(70, np.float32)
     source[0] = 0.37
-    canonical = talker.face.canonical_keypoints(talker.face.template)
+    face = face_model()
+    canonical = face.canonical_keypoints(face.template)
     return Identity(talker.profile.name, "rest", canonical, source, np.zeros((512, 512, 3), np.uint8))
 
 
