@@ -11,9 +11,17 @@ COMMANDS = {
     "render": ("engines.cli:render", "photo and speech to a video file"),
     "prepare": ("engines.cli:prepare", "check a photo and enrol it"),
     "weights": ("engines.cli_weights:weights", "fetch or check the published weights"),
-    "train": ("training.cli:train", "train the embedded profile"),
+    "train": ("training.__main__:main", "train the embedded profile"),
     "export": ("export.cli:export", "write the networks as ONNX files"),
     "bench": ("benchmarks.cli:bench", "measure latency and throughput"),
+}
+# Packages that only some commands need, and the extra of pyproject.toml that brings them.
+EXTRAS = {
+    "torch": "train",
+    "onnx": "train",
+    "soundfile": "train",
+    "huggingface_hub": "kdtalker",
+    "tensorrt": "tensorrt",
 }
 
 
@@ -32,13 +40,18 @@ def main(argv: list[str] | None = None) -> int:
     if name not in COMMANDS:
         print(f"kdtalker: there is no command '{name}'\n\n{usage()}", file=sys.stderr)
         return 2
-    module, function = COMMANDS[name][0].split(":")
-    command: Callable[[list[str]], int] = getattr(importlib.import_module(module), function)
-
     from engines.types import KDTalkerError
 
+    module, function = COMMANDS[name][0].split(":")
     try:
+        command: Callable[[list[str]], int] = getattr(importlib.import_module(module), function)
         return command(rest)
+    except ModuleNotFoundError as error:
+        if error.name not in EXTRAS:
+            raise
+        remedy = f"pip install '.[{EXTRAS[error.name]}]'"
+        print(f"kdtalker {name} needs {error.name}: run `{remedy}` in this environment", file=sys.stderr)
+        return 1
     except KDTalkerError as error:
         print(f"kdtalker {name}: {error}", file=sys.stderr)
         return 1
