@@ -20,7 +20,7 @@ MAX_BYTES = 25_000_000
 MAX_PIXELS = 52_000_000  # phones write up to 50 megapixels without being asked to
 MIN_SIDE = 64  # pixels; less holds no usable face
 MAX_ASPECT = 10.0
-WORKING_SIDE = 2048  # JPEG is unpacked at 1/2, 1/4 or 1/8 while its longer side stays above this
+WORKING_SIDE = 2048  # larger pictures are reduced by a whole number while their longer side stays above this
 # Formats with external parts, scripts or many directories (TIFF, EPS, WMF ...) stay closed.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 BACKDROP = (222, 222, 222)  # shown through transparent pixels
@@ -72,7 +72,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         return Image.alpha_composite(backdrop, image).convert("RGB")
     if isinstance(profile, bytes):
         image = _to_srgb(image, profile)
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")  # converting would copy
 
 
 def read_photo(data: bytes) -> Photo:
@@ -91,8 +91,8 @@ def read_photo(data: bytes) -> Photo:
         _check_size(width, height)
         image.draft("RGB", (min(width, WORKING_SIDE), min(height, WORKING_SIDE)))
         image.load()
-        scale = max(width, height) / max(image.size)
-        upright = _to_rgb(ImageOps.exif_transpose(image))
+        ImageOps.exif_transpose(image, in_place=True)
+        upright = _to_rgb(image)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise _unreadable(
             f"The picture is too large to unpack; send one of at most {MAX_PIXELS // 1_000_000} megapixels."
@@ -104,4 +104,6 @@ def read_photo(data: bytes) -> Photo:
         raise _unreadable("The file is no image that can be read; save the photo again as JPEG or PNG.") from error
     except (struct.error, zlib.error, MemoryError, NotImplementedError, AssertionError) as error:
         raise _unreadable("The image file is damaged; save the photo again as JPEG or PNG.") from error
-    return Photo(np.ascontiguousarray(upright), scale)
+    if max(upright.size) >= 2 * WORKING_SIDE:
+        upright = upright.reduce(max(upright.size) // WORKING_SIDE)
+    return Photo(np.ascontiguousarray(upright), max(width, height) / max(upright.size))

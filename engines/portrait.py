@@ -194,7 +194,10 @@ def _soften_margins(crop: ByteArray, margins: list[float]) -> ByteArray:
     result = crop.astype(np.float32)
     reach = 1.0
     for sigma in (1.5, 3.0, 6.0, 12.0, 24.0, 48.0):
-        blurred = cv2.GaussianBlur(crop, (0, 0), sigma, borderType=cv2.BORDER_REPLICATE).astype(np.float32)
+        shrink = max(int(sigma) // 3, 1)  # a wide blur is made on a small picture
+        small = cv2.resize(crop, None, fx=1 / shrink, fy=1 / shrink, interpolation=cv2.INTER_AREA)
+        small = cv2.GaussianBlur(small, (0, 0), sigma / shrink, borderType=cv2.BORDER_REPLICATE)
+        blurred = cv2.resize(small, crop.shape[1::-1], interpolation=cv2.INTER_LINEAR).astype(np.float32)
         share = np.clip((distance - reach) / (2 * reach), 0, 1)[..., None]
         result += share * (blurred - result)
         reach *= 2

@@ -105,11 +105,12 @@ def test_a_colour_profile_is_obeyed_and_a_broken_one_ignored(gradient: Image.Ima
     np.testing.assert_array_equal(broken, np.asarray(gradient))
 
 
-def test_a_large_jpeg_is_unpacked_smaller_and_says_so() -> None:
-    big = Image.new("RGB", (6000, 4200), (120, 90, 70))
-    photo = read_photo(encoded(big, "JPEG"))
-    assert photo.pixels.shape[1] < 6000
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_a_large_picture_is_reduced_and_says_so(kind: str) -> None:
+    photo = read_photo(encoded(Image.new("RGB", (6000, 4200), (120, 90, 70)), kind))
+    assert 2048 <= photo.pixels.shape[1] < 4096
     assert photo.pixels.shape[1] * photo.scale == pytest.approx(6000)
+    assert photo.pixels.shape[0] * photo.scale == pytest.approx(4200)
 
 
 def test_not_an_image_is_refused() -> None:
