@@ -25,6 +25,8 @@ EYES = (
 )
 LEVELS = 21  # painted states from open to closed
 MEETING = 0.8  # the lids meet this far down
+OVERSHOOT = 0.018  # eye distances by which closed lids pass each other, so that no eyeball shows
+LASHES = 0.024  # eye distances, their width
 TRACKED_BLINK = 0.8  # of the opening: what a closed eye loses in face-mesh tracks
 SLACK = 0.04  # closure below this is the tracker's noise
 
@@ -41,6 +43,31 @@ class Eyelids:
     first: ByteArray
     second: ByteArray
     rows: FloatArray
+
+
+@dataclass(frozen=True, slots=True)
+class _Eye:
+    """One eye while it is painted: images over its patch, heights in supersampled pixels along `down`.
+
+    `up`, `low`: the lids' edges, `gap` between them, `reach` 1 at the eye and 0 beyond its corners,
+    `skin` the eye painted over, `unit` the eye distance.
+    """
+
+    view: FloatArray
+    pixels: FloatArray
+    down: FloatArray
+    y: FloatArray
+    up: FloatArray
+    low: FloatArray
+    gap: FloatArray
+    reach: FloatArray
+    skin: FloatArray
+    unit: float
+
+    def skin_at(self, shift: FloatArray) -> FloatArray:
+        """`skin` moved down by `shift` pixels."""
+        moved = (self.pixels - shift[..., None] * self.down).astype(np.float32)
+        return np.asarray(cv2.remap(self.skin, moved, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE), np.float32)
 
 
 def closure_rows(face: FaceModel) -> FloatArray:
@@ -109,65 +136,83 @@ def _paint(upper: FloatArray, lower: FloatArray, unit: float, photo: ByteArray) 
         lids.append(np.interp(x, dense, height).astype(np.float32))
     lid_up, lid_low = lids
     width = float(np.linalg.norm(upper[-1] - upper[0]))
-    gap = np.maximum(lid_low - lid_up, 0)
-    reach = smoothstep(np.minimum(x, width - x), -0.05 * unit, 0.03 * unit)  # nothing happens beyond the corners
-
-    skin = _skin(view, x, y, lid_up, lid_low, width, unit)
-    states = [_state(c, view, pixels, axes, y, lid_up, lid_low, gap, reach, skin, unit) for c in np.linspace(0, 1, LEVELS)]
+    eye = _Eye(
+        view=view,
+        pixels=pixels,
+        down=axes[1],
+        y=y.astype(np.float32),
+        up=lid_up,
+        low=lid_low,
+        gap=np.maximum(lid_low - lid_up, 0),
+        reach=smoothstep(np.minimum(x, width - x), -0.06 * unit, 0.03 * unit),
+        skin=_skin(view, x, y, lid_up, lid_low, width, unit),
+        unit=unit,
+    )
+    states = [_state(float(closure), eye) for closure in np.linspace(0, 1, LEVELS)]
     fade = np.minimum(np.minimum(pixels[..., 0], size[0] - 1 - pixels[..., 0]), np.minimum(pixels[..., 1], size[1] - 1 - pixels[..., 1]))
     window = smoothstep(fade, 0, 0.04 * unit)[..., None]
     states = [np.clip(view + (state - view) * window + 0.5, 0, 255).astype(np.uint8) for state in states]
     return (int(low[0]), int(low[1])), np.stack(states)
 
 
-def _skin(view: FloatArray, x: FloatArray, y: FloatArray, up: FloatArray, low: FloatArray, width: float, unit: float) -> FloatArray:
-    """The eye painted over with the colour of the skin around it."""
-    near = 0.035 * unit
-    eye = (y > up - near) & (y < low + near) & (x > -0.06 * unit) & (x < width + 0.06 * unit)
-    weight = (~eye).astype(np.float32)
-    sigma = 0.05 * unit
-    total = cv2.GaussianBlur(weight, (0, 0), sigma)[..., None] + 1e-3
-    fill = cv2.GaussianBlur(view * weight[..., None], (0, 0), sigma) / total
+def _skin(
+    view: FloatArray, x: FloatArray, y: FloatArray, up: FloatArray, low: FloatArray, width: float, unit: float
+) -> FloatArray:
+    """The eye painted over with the skin around it, grain included."""
+    away = 0.03 * unit
+    eye = (y > up - away) & (y < low + 1.3 * away) & (x > -0.05 * unit) & (x < width + 0.05 * unit)
+    # Glasses, brows and shadows are no skin: what is far darker than the rest does not count.
+    brightness = view.sum(-1)
+    typical = float(np.quantile(brightness[~eye], 0.6))
+    weight = np.where(eye, 0.0, smoothstep(brightness, 0.35 * typical, 0.65 * typical) + 1e-3).astype(np.float32)
+    # More from above than from below: the lid is of the upper side.
+    weight *= np.where(y > (up + low) / 2, 0.5, 1.0).astype(np.float32)
+    fill = np.zeros_like(view)
+    total = np.zeros_like(weight)
+    for sigma in (0.035, 0.07):
+        total += cv2.GaussianBlur(weight, (0, 0), sigma * unit)
+        fill += cv2.GaussianBlur(view * weight[..., None], (0, 0), sigma * unit)
+    fill /= total[..., None] + 1e-4
     return np.asarray(fill, np.float32)
 
 
-def _state(
-    closure: float,
-    view: FloatArray,
-    pixels: FloatArray,
-    axes: FloatArray,
-    y: FloatArray,
-    up: FloatArray,
-    low: FloatArray,
-    gap: FloatArray,
-    reach: FloatArray,
-    skin: FloatArray,
-    unit: float,
-) -> FloatArray:
+def _state(closure: float, eye: _Eye) -> FloatArray:
     """One state, float RGB."""
+    view, y, up, low, gap, unit = eye.view, eye.y, eye.up, eye.low, eye.gap, eye.unit
 
     def sample(shift: FloatArray) -> FloatArray:
-        moved = (pixels - shift[..., None] * axes[1]).astype(np.float32)
+        moved = (eye.pixels - shift[..., None] * eye.down).astype(np.float32)
         return np.asarray(cv2.remap(view, moved, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE), np.float32)
 
-    drop = closure * (MEETING * gap + 0.006 * unit * reach)
+    drop = closure * (MEETING * gap + closure * OVERSHOOT * unit * eye.reach)
     rise = closure * (1 - MEETING) * gap
     edge_up, edge_low = up + drop, low - rise
     # Skin below follows the lower lid, skin above sags a little; both fade with distance.
-    below = smoothstep(y, edge_low + 0.12 * unit, edge_low)
-    above = smoothstep(y, up - 0.12 * unit, up)
-    shift = np.where(y > edge_low, -rise * below, np.where(y < up, 0.1 * drop * above, 0))
+    below = 1 - smoothstep(y - edge_low, 0, 0.13 * unit)
+    above = 1 - smoothstep(up - y, 0, 0.13 * unit)
+    shift = np.where(y > edge_low, -rise * below, np.where(y < up, 0.12 * drop * above, 0))
     state = sample(shift)
-    # The lid: from the old lash line to the new one.
-    lash = 0.022 * unit
-    fresh = smoothstep(np.asarray(closure), 0.0, 0.25)
-    v = np.clip((y - up) / np.maximum(drop, 1), 0, 1)
-    light = 1.0 - 0.06 * (1 - v) * fresh + 0.03 * np.sin(np.pi * v)
-    cover = smoothstep(y, up - 1.3 * lash, up - 0.5 * lash) * (1 - smoothstep(y, edge_up - 1.0, edge_up + 1.0))
-    cover = (cover * fresh * reach)[..., None]
-    state += (skin * light[..., None] - state) * cover
-    # The lashes ride on its edge.
+    # The eyeball lies in the lid's shadow.
+    shadow = (y > edge_up) * (y < edge_low) * np.exp(-((y - edge_up) / (0.03 * unit)) ** 2)
+    state *= (1 - 0.25 * closure * shadow)[..., None]
+    # The lid's skin, from the fold to the lashes: bulging, a little darker at the fold and under its edge.
+    lash = LASHES * unit
+    fresh = float(smoothstep(np.asarray(closure), 0.0, 0.3))
+    across = np.clip((y - up) / np.maximum(drop, 1), 0, 1)
+    light = 0.97 + 0.05 * np.sin(np.pi * across) - 0.10 * (1 - across) ** 2 - 0.05 * across**3
+    fold = smoothstep(y - up, -1.9 * lash, 0.5 * lash)
+    cover = fold * (1 - smoothstep(y - edge_up, -1.0, 1.0)) * fresh * eye.reach
+    state += (eye.skin * light[..., None] - state) * cover[..., None]
+    # Closed, the lower lid's moist edge is covered too.
+    margin = (y > edge_up) * (1 - smoothstep(y - edge_low, 0.01 * unit, 0.035 * unit))
+    margin = margin * eye.reach * float(smoothstep(np.asarray(closure), 0.6, 1.0))
+    state += (0.95 * eye.skin - state) * margin[..., None]
+    # The lashes ride on the lid's edge; closed, they lie on the cheek as one soft dark line.
     distance = y - edge_up
-    band = smoothstep(distance, -1.2 * lash, -0.3 * lash) * (1 - smoothstep(distance, 0.2 * lash, 0.8 * lash)) * reach
-    moved = sample(drop)
-    return np.asarray(state + (moved - state) * (band * smoothstep(np.asarray(closure), 0, 0.1))[..., None], np.float32)
+    band = smoothstep(distance, -1.1 * lash, -0.2 * lash) * (1 - smoothstep(distance, 0.15 * lash, 0.75 * lash))
+    band = band * eye.reach * smoothstep(np.asarray(closure), 0, 0.1)
+    darkening = np.clip(sample(drop) / np.maximum(eye.skin_at(drop), 1), 0.25, 1.02)
+    state += (eye.skin * darkening - state) * band[..., None]
+    line = np.exp(-((distance / (0.3 * lash)) ** 2)) * eye.reach * smoothstep(np.asarray(closure), 0.5, 1.0)
+    state *= (1 - 0.3 * line)[..., None]
+    return state

@@ -62,6 +62,8 @@ class LipModel:
     def change(self, gaps: FloatArray) -> FloatArray:
         """The likeliest y offsets (21,) that add `gaps` (n,) to the pairs where they are not zero."""
         chosen = gaps != 0
+        if not chosen.any():
+            return np.zeros(len(self.spread), np.float32)
         rows = self.rows[chosen]
         weighted = rows @ self.spread
         system = weighted @ rows.T

@@ -23,6 +23,9 @@ from engines.types import FRAME_SIZE, MOTION_WIDTH, ByteArray, FloatArray, Ident
 from engines.warp_field import SUPERSAMPLING, identity_map, invert, pixel_map
 
 ITERATIONS = 8
+# How far a motion may be from the photo's before it is cut: scale as a ratio, angles in degrees, translation
+# in half crop widths, exp in eye distances. Far beyond what looks good; nothing beyond can be drawn at all.
+SCALE_RANGE, ANGLE_RANGE, SHIFT_RANGE, EXPRESSION_RANGE = 1.5, 45.0, 0.5, 0.5
 
 
 class MeshWarp:
@@ -56,12 +59,11 @@ class MeshWarp:
         elif out.shape != shape or out.dtype != np.uint8:
             raise ValueError(f"`out` must be uint8 of shape {shape}, not {out.dtype} {out.shape}.")
         for row, identity in enumerate(identities):
-            self._render_one(identity, np.nan_to_num(motions[row]), out[row])
+            self._render_one(identity, _drawable(motions[row], identity.source), out[row])
         return out
 
     def _render_one(self, identity: Identity, frame: FloatArray, out: ByteArray) -> None:
         tables = identity.tables
-        frame = frame.copy()
         expression = self._lips.uncrossed(motion.expression(frame), rest_gaps(tables))
         frame[motion.EXPRESSION] = expression.reshape(-1)
         flow = coefficients(identity.source, frame)
@@ -81,3 +83,12 @@ class MeshWarp:
             self._scratch.photo = np.empty((side, side, 3), np.uint8)
         buffer: ByteArray = self._scratch.photo
         return buffer
+
+
+def _drawable(frame: FloatArray, source: FloatArray) -> FloatArray:
+    """Motion (70,) cut to what can be drawn; numbers that are none become the photo's."""
+    reach = np.full(MOTION_WIDTH, EXPRESSION_RANGE, np.float32)
+    reach[motion.ANGLES], reach[motion.TRANSLATION] = ANGLE_RANGE, SHIFT_RANGE
+    low, high = source - reach, source + reach
+    low[motion.SCALE], high[motion.SCALE] = source[motion.SCALE] / SCALE_RANGE, source[motion.SCALE] * SCALE_RANGE
+    return np.asarray(np.clip(np.where(np.isnan(frame), source, frame), low, high), np.float32)

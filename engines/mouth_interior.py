@@ -128,10 +128,11 @@ def _own_teeth(line: LipLine, placed: FloatArray, turn: FloatArray, photo: ByteA
     linear = turn[:2, :2].T * (FRAME_SIZE / 2 * MILLIMETRE / GRAIN)
     pixels = (identity_map(width, height) - origin) @ linear.T + placed[:2] * (FRAME_SIZE / 2) + FRAME_SIZE / 2
     x, y, upper, lower = line.heights(pixels)
-    inside = np.maximum(y, np.minimum(upper + 1.5, (upper + lower) / 2))
+    middle = (upper + lower) / 2
+    inside = np.clip(y, np.minimum(upper + 1.5, middle), np.maximum(lower - 1.0, middle))
     where = line.origin + np.stack([x, inside], -1) @ line.axes
     colour = cv2.remap(photo, (SUPERSAMPLING * where).astype(np.float32), None, cv2.INTER_LINEAR)
-    mask = np.clip(0.5 + (lower - 0.4 - y) / 1.0, 0, 1) * np.clip(0.5 + (y - upper + 9) / 6, 0, 1)
+    mask = np.clip(0.5 + (lower + 0.5 - y) / 1.0, 0, 1) * np.clip(0.5 + (y - upper + 9) / 6, 0, 1)
     mask *= (x > 0) & (x < line.x[-1])
     return np.dstack([colour, np.round(255 * mask).astype(np.uint8)]), origin
 
