@@ -56,8 +56,13 @@ def _without_chatter() -> Iterator[None]:
     file for the moment; whatever else was written meanwhile is passed on afterwards.
     """
     with _stderr_lock, tempfile.TemporaryFile() as caught:
-        sys.stderr.flush()
-        original = os.dup(2)
+        try:
+            original = os.dup(2)
+        except OSError:  # a service without stderr
+            yield
+            return
+        if sys.stderr is not None:
+            sys.stderr.flush()
         os.dup2(caught.fileno(), 2)
         try:
             yield

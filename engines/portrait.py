@@ -55,7 +55,8 @@ def digest_of(photo: bytes) -> str:
 def prepare(photo: bytes, landmarker: FaceLandmarker | None = None) -> Portrait:
     """An image file's bytes -> Portrait; raises PortraitError with a sentence for the person who sent it.
 
-    Without a `landmarker` one is made for this call. The same bytes always give the same Portrait.
+    Without a `landmarker` one is made for this call; a server keeps one, because MediaPipe gives back not quite
+    all memory of graphs that are closed. The same bytes always give the same Portrait.
     """
     picture = read_photo(photo)
     if landmarker is None:
