@@ -36,12 +36,14 @@ def tick_noise(seed: int, first: int, count: int) -> FloatArray:
 @dataclass(frozen=True, slots=True)
 class SamplerState:
     """What one call remembers. `canonical` f32 (70,) token; `history` f32 (C + 1, 70): the reference
-    followed by the committed frames, all normalised; `next_tick`: first frame not yet committed.
+    followed by the committed frames, all normalised; `ahead` f32 (L, 70): what the last window expected of
+    the frames that come next; `next_tick`: first frame not yet committed.
     """
 
     seed: int
     canonical: FloatArray
     history: FloatArray
+    ahead: FloatArray
     next_tick: int
 
 
@@ -49,13 +51,15 @@ class SamplerState:
 class Sampler:
     """A window graph with its plan; holds no caller's state.
 
-    `guidance`, `temperature` f32 (70,): audio guidance and noise temperature of every number.
+    `guidance`, `temperature` f32 (70,): audio guidance and noise temperature of every number. `blend`:
+    share of the last window's look-ahead in the first new frames, which takes the jump out of the seam.
     """
 
     engine: Engine
     plan: WindowPlan
     guidance: FloatArray
     temperature: FloatArray
+    blend: float = 0.3
 
     def begin(self, canonical: FloatArray, reference: FloatArray, silence: FloatArray, seed: int) -> SamplerState:
         """Start a call: one window on silence from the photo; its last frames are the first context.
@@ -64,7 +68,7 @@ class Sampler:
         """
         plan = self.plan
         sound = np.repeat(silence[None], plan.length, axis=0)
-        first = -plan.length
+        first = plan.lookahead - plan.length
         empty = np.zeros((plan.length, MOTION_WIDTH), np.float32)
         motion = self._window(
             tokens=np.stack([canonical, reference])[None],
@@ -75,7 +79,7 @@ class Sampler:
         )[0]
         generated = motion[: plan.length - plan.lookahead]
         history = np.concatenate([np.repeat(reference[None], plan.committed + 1, axis=0), generated])
-        return SamplerState(seed, canonical, history[-(plan.committed + 1) :], next_tick=0)
+        return SamplerState(seed, canonical, history[-(plan.committed + 1) :], motion[len(generated) :], next_tick=0)
 
     def advance(self, states: Sequence[SamplerState], sound: FloatArray) -> tuple[FloatArray, list[SamplerState]]:
         """One hop for a batch of calls.
@@ -96,12 +100,16 @@ class Sampler:
         mask = np.zeros((rows, plan.length), np.float32)
         mask[:, : plan.committed] = 1.0
         motion = self._window(tokens=tokens, sound=sound, noise=noise, committed=committed, mask=mask)
-        new = motion[:, plan.committed : plan.committed + plan.new]
+        new, ahead = np.split(motion[:, plan.committed :], [plan.new], axis=1)
+        seam = min(plan.lookahead, plan.new)
+        expected = np.stack([state.ahead[:seam] for state in states])
+        new[:, :seam] += self.blend * (expected - new[:, :seam])
         following = [
             SamplerState(
                 state.seed,
                 state.canonical,
                 np.concatenate([state.history, new[row]])[-(plan.committed + 1) :],
+                ahead[row],
                 state.next_tick + plan.new,
             )
             for row, state in enumerate(states)
