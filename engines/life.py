@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import as_file, files
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -148,10 +149,11 @@ def life_model() -> LifeModel:
     resource = files("engines") / "weights" / "embedded" / "life.npz"
     try:
         with as_file(resource) as path, np.load(path) as archive:
-            values = {name: archive[name] for name in LifeModel.__dataclass_fields__}
+            values: dict[str, Any] = {name: archive[name] for name in LifeModel.__dataclass_fields__}
     except (OSError, KeyError, ValueError) as error:
         raise WeightsError(f"The life tables {resource} cannot be read ({error}); reinstall the package.") from error
-    scalars = {name: float(values.pop(name)) for name in ("pause_mean", "pause_spread")}
-    return LifeModel(**values, **scalars)
+    for name in ("pause_mean", "pause_spread"):
+        values[name] = float(values[name])
+    return LifeModel(**values)
 
 

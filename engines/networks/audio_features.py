@@ -40,4 +40,4 @@ class AudioFeatures(nn.Module):
         rows = torch.arange(len(mel))[:, None, None]
         windows = local.transpose(1, 2)[rows, index]  # (B, N, columns - 2, C)
         feature: Tensor = self.window(windows.flatten(0, 1).transpose(1, 2))
-        return feature.unflatten(0, starts.shape)
+        return feature.view(*starts.shape, -1)
