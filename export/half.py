@@ -162,6 +162,7 @@ def check_structure(model: onnx.ModelProto) -> dict[str, int]:
     except onnx.shape_inference.InferenceError as error:
         raise KDTalkerError(f"the float16 graph is not typed: {str(error).splitlines()[0]}") from error
     types = {value.name: value.type.tensor_type.elem_type for value in (*graph.value_info, *graph.input, *graph.output)}
+    stored = {each.name for each in model.graph.initializer}
     types |= {each.name: each.data_type for each in graph.initializer}
     counted = {"islands": 0, "weighted": 0, "casts": 0}
     for node in graph.node:
@@ -169,7 +170,9 @@ def check_structure(model: onnx.ModelProto) -> dict[str, int]:
         if node.op_type in ISLANDS:
             counted["islands"] += 1
             wanted = TensorProto.FLOAT
-        elif node.op_type in WEIGHTED and not _Conversion._within(node, FLOAT32_LAYERS):
+        elif (node.op_type in WEIGHTED or (node.op_type == "MatMul" and node.input[1] in stored)) and not any(
+            layer in node.name for layer in FLOAT32_LAYERS
+        ):
             counted["weighted"] += 1
             wanted = TensorProto.FLOAT16
         else:

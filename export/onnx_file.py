@@ -133,7 +133,13 @@ def declare(model: onnx.ModelProto, outputs: Sequence[TensorSpec]) -> None:
 
 
 def share_initializers(model: onnx.ModelProto) -> None:
-    """Keep one copy of equal initializers: unrolled steps would store the weights once per step."""
+    """Keep one copy of equal constants: unrolled steps would store them once per step."""
+    for node in [node for node in model.graph.node if node.op_type == "Constant"]:
+        if node.attribute[0].name == "value":
+            tensor = model.graph.initializer.add()
+            tensor.CopyFrom(node.attribute[0].t)
+            tensor.name = node.output[0]
+            model.graph.node.remove(node)
     kept: dict[tuple[Any, ...], str] = {}
     renamed: dict[str, str] = {}
     unique = []

@@ -182,10 +182,7 @@ class ConditionBlock(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
-        return self.modulated(x, self.mlp(condition))
-
-    def modulated(self, x: Tensor, scale_and_shift: Tensor) -> Tensor:
-        scale, shift = scale_and_shift.chunk(2, -1)
+        scale, shift = self.mlp(condition).chunk(2, -1)
         h = nn.functional.silu(self.block1.norm(self.block1.proj(x)) * (scale + 1) + shift)
         return x + nn.functional.silu(self.block2.proj(self.dropout(h)))
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from engines.networks.ddim import PREFIX, TRAINING_STEPS, Ddim
-from engines.networks.denoiser import Attention, ConditionBlock, Residual, Rotary
+from engines.networks.denoiser import Attention, ConditionBlock
 from engines.types import EngineError
 
 MOST_UNROLLED = 10  # steps; beyond it the runtime loops over `StepGraph`
@@ -37,20 +37,58 @@ class Product(nn.Module):
         return y if self.bias is None else y + self.bias
 
 
-class FixedRotary(nn.Module):
-    """`Rotary` for a fixed number of tokens."""
+class FixedAttention(nn.Module):
+    """`Attention` for a fixed number of tokens: rotations and position bias are tables.
 
-    def __init__(self, rotary: Rotary, tokens: int) -> None:
+    Turning feature pairs by an angle is x cos + (x P) sin with P exchanging the two and changing a sign; the features
+    that stay have cos 1 and sin 0.
+    """
+
+    def __init__(self, attention: Attention, bias: Tensor) -> None:
         super().__init__()
-        angles = torch.arange(tokens, dtype=torch.float32)[:, None] * rotary.freqs.detach()
-        self.register_buffer("cos", angles.cos().repeat_interleave(2, -1))
-        self.register_buffer("sin", torch.stack([-angles.sin(), angles.sin()], -1).flatten(-2))
-        self.width = rotary.width
+        self.heads, self.tokens = attention.heads, int(bias.shape[-1])
+        self.to_qkv, self.proj = Product(attention.to_qkv), Product(attention.proj)
+        size = attention.to_qkv.in_features // self.heads
+        with torch.no_grad():
+            self.to_qkv.weight[:, : size * self.heads] *= size**-0.5
+        turning = attention.rotary_emb.width
+        angles = torch.arange(self.tokens, dtype=torch.float32)[:, None] * attention.rotary_emb.freqs.detach()
+        cos, sin = torch.ones(self.tokens, size), torch.zeros(self.tokens, size)
+        cos[:, :turning] = angles.cos().repeat_interleave(2, -1)
+        sin[:, :turning] = angles.sin().repeat_interleave(2, -1)
+        exchange = torch.zeros(size, size)
+        for even in range(0, turning, 2):
+            exchange[even + 1, even], exchange[even, even + 1] = -1, 1
+        for name, table in (("cos", cos), ("sin", sin), ("exchange", exchange), ("bias", bias)):
+            self.register_buffer(name, table)
 
     def forward(self, x: Tensor) -> Tensor:
-        turning, still = x[..., : self.width], x[..., self.width :]
-        swapped = turning.reshape(*turning.shape[:-1], -1, 2).flip(-1).flatten(-2)
-        return torch.cat([turning * self.get_buffer("cos") + swapped * self.get_buffer("sin"), still], -1)
+        size = int(x.shape[-1]) // self.heads
+        parts = self.to_qkv(x).reshape(-1, self.tokens, 3, self.heads, size).permute(2, 0, 3, 1, 4)
+        turned, values = parts[:2], parts[2]
+        turned = turned * self.get_buffer("cos") + (turned @ self.get_buffer("exchange")) * self.get_buffer("sin")
+        weights = (turned[0] @ turned[1].transpose(-1, -2) + self.get_buffer("bias")).softmax(-1)
+        mixed: Tensor = self.proj((weights @ values).transpose(1, 2).reshape(-1, self.tokens, self.heads * size))
+        return mixed
+
+
+class FixedLayer(nn.Module):
+    """Two condition blocks and attention; scales (one added already) and shifts are given."""
+
+    def __init__(self, layer: nn.ModuleList, bias: Tensor) -> None:
+        super().__init__()
+        first, second, residual = layer
+        self.blocks = nn.ModuleList([first, second])
+        self.norm = residual.fn.norm
+        self.attention = FixedAttention(residual.fn.fn, bias)
+        _store_transposed(self.blocks)
+
+    def forward(self, x: Tensor, modulations: Sequence[Tensor]) -> Tensor:
+        for block, scale, shift in zip(self.blocks, modulations[::2], modulations[1::2], strict=True):
+            h = F.silu(block.block1.norm(block.block1.proj(x)) * scale + shift)
+            x = x + F.silu(block.block2.proj(h))
+        attended: Tensor = x + self.attention(self.norm(x))
+        return attended
 
 
 class _Conditioned(nn.Module):
@@ -61,23 +99,21 @@ class _Conditioned(nn.Module):
         self.loop, self.config, self.frames = loop, loop.config, frames
         self.per_token = loop.denoiser.config.time_per_token
         denoiser = copy.deepcopy(loop.denoiser).eval()
-        blocks = [block for block in denoiser.modules() if isinstance(block, ConditionBlock)]
+        self.width = denoiser.config.width
+        layers = [cast(nn.ModuleList, layer) for layer in denoiser.layers]
+        blocks = [cast(ConditionBlock, block) for layer in layers for block in list(layer)[:2]]
         maps = [cast(nn.Linear, block.mlp[1]) for block in blocks]
         split = denoiser.config.time_width
         with torch.no_grad():
             self.time_weight = nn.Parameter(torch.cat([each.weight[:, :split] for each in maps]).t().contiguous())
             self.sound_weight = nn.Parameter(torch.cat([each.weight[:, split:] for each in maps]).t().contiguous())
             self.map_bias = nn.Parameter(torch.cat([each.bias for each in maps]))
-            embedded = F.silu(denoiser.time_mlp(torch.arange(TRAINING_STEPS)))
+            self.map_bias.view(len(maps), 2, -1)[:, 0] += 1  # scales count from one
+            self.register_buffer("embedded", F.silu(denoiser.time_mlp(torch.arange(TRAINING_STEPS))))
             bias = denoiser.time_rel_pos_bias(frames + PREFIX).contiguous()
-        self.register_buffer("embedded", embedded)  # (1000, time width)
-        self.register_buffer("bias", bias)
-        for module in list(denoiser.modules()):
-            if isinstance(module, Attention):
-                module.rotary_emb = FixedRotary(module.rotary_emb, frames + PREFIX)  # type: ignore[assignment]
-        _store_transposed(denoiser)
-        self.denoiser = denoiser
-        self.blocks = len(blocks)
+        self.input_projection = Product(denoiser.input_projection)
+        self.layers = nn.ModuleList(FixedLayer(layer, bias) for layer in layers)
+        self.output_projection = Product(denoiser.output_projection)
 
     def heard(self, sound: Tensor) -> Tensor:
         """What the sound (B, N, A) adds to every block's scales and shifts, (B, 2 + N, all of them)."""
@@ -100,13 +136,11 @@ class _Conditioned(nn.Module):
         return torch.cat([clean.expand(len(frames), PREFIX, -1), frames], 1)
 
     def _denoise(self, x: Tensor, modulations: Tensor) -> Tensor:
-        parts: Sequence[Tensor] = modulations.chunk(self.blocks, -1)
-        x = self.denoiser.input_projection(x)
-        for number, layer in enumerate(self.denoiser.layers):
-            first, second, attention = cast(tuple[ConditionBlock, ConditionBlock, Residual], layer)
-            x = second.modulated(first.modulated(x, parts[2 * number]), parts[2 * number + 1])
-            x = attention(x, self.get_buffer("bias"))
-        predicted: Tensor = self.denoiser.output_projection(x)
+        parts = modulations.split(self.width, -1)
+        x = self.input_projection(x)
+        for number, layer in enumerate(self.layers):
+            x = layer(x, parts[4 * number : 4 * number + 4])
+        predicted: Tensor = self.output_projection(x)
         return predicted
 
 
