@@ -2,7 +2,7 @@
 
 const GATHERING = 2000; // ms to wait for network candidates; what is found by then goes into the offer
 const CONNECTING = 12000; // ms until a connection that does not come up counts as blocked
-const STALLED = 3000; // ms without a new picture until the connection counts as lost
+const STALLED = 2000; // ms without any sound or picture arriving until the connection counts as lost
 const ANSWER = 15000; // ms that the server has to answer a request
 const PAUSES = [0, 1000, 2000, 4000, 8000]; // ms before each attempt to get a lost connection back
 
@@ -35,6 +35,7 @@ export class Session extends EventTarget {
   #voice = null; // RTCRtpSender of the microphone
   #stopped = null; // AbortController of the running call
   #wake = () => {}; // ends the current pause early
+  #asking = new AbortController(); // of questions about this connection, moot once it ends
   #changed = false; // the connection ends because another avatar was chosen
 
   /** Run a call until `stop`, or until something fails for good; the outcome is in `state`. */
@@ -104,7 +105,8 @@ export class Session extends EventTarget {
   async figures() {
     const [peer, url] = [this.#peer, this.#url];
     if (this.state !== "live" || !peer || !url) return null;
-    return Promise.all([peer.getStats(), ask(`${url}/stats`).then((answer) => answer.json())]);
+    const { signal } = this.#asking;
+    return Promise.all([peer.getStats(), ask(`${url}/stats`, { signal }).then((answer) => answer.json())]);
   }
 
   async #keepConnected(signal) {
@@ -163,15 +165,16 @@ export class Session extends EventTarget {
   /** True when the connection was lost, false when another avatar was chosen; raises when the server ended the call. */
   async #connectionEnds(signal) {
     const peer = this.#peer;
-    let [pictures, newest] = [0, performance.now()];
+    let [received, newest] = [0, performance.now()];
     while (!this.#changed) {
       await this.#pause(500, signal);
       signal.throwIfAborted();
-      const decoded = await picturesDecoded(peer);
+      const packets = await packetsReceived(peer);
       const now = performance.now();
-      // Browsers may stop decoding for a page that nobody sees.
-      if (decoded !== pictures || document.hidden) [pictures, newest] = [decoded, now];
+      // Phones may put the network to sleep for a page that nobody sees.
+      if (packets !== received || document.hidden) [received, newest] = [packets, now];
       if (peer.connectionState === "failed" || peer.connectionState === "closed" || now - newest > STALLED) {
+        this.#become("reconnecting", { attempt: 1 });
         await this.#stillKnown();
         return true;
       }
@@ -199,6 +202,8 @@ export class Session extends EventTarget {
   async #hangUp() {
     const [peer, url] = [this.#peer, this.#url];
     this.#peer = this.#url = this.#voice = this.stream = null;
+    this.#asking.abort();
+    this.#asking = new AbortController();
     peer?.close();
     if (url) await discard(url);
   }
@@ -274,9 +279,9 @@ function connected(peer, signal) {
   });
 }
 
-async function picturesDecoded(peer) {
-  const report = await peer.getStats();
-  return [...report.values()].find((entry) => entry.type === "inbound-rtp" && entry.kind === "video")?.framesDecoded ?? 0;
+async function packetsReceived(peer) {
+  const entries = [...(await peer.getStats()).values()].filter((entry) => entry.type === "inbound-rtp");
+  return entries.reduce((sum, entry) => sum + entry.packetsReceived, 0);
 }
 
 /** Tell the server that a session is over; works while the page is being left. Nothing is lost if it does not arrive. */

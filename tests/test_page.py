@@ -1,0 +1,309 @@
+"""The page as a person meets it: Chromium, a spoken WAV file for a microphone, and a real server behind."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import cv2
+import httpx
+import numpy as np
+import pytest
+
+from tests.browser import ALLOW, RATE, Browser, Playwright, Visit, launch, playwright, visit, write_wave
+from tests.conftest import LiveServer, start_server, stop_server
+
+PORTRAIT = Path(__file__).resolve().parent.parent / "engines" / "avatars" / "astronaut.jpg"
+SENTENCE = "Good morning. We are happy to be here, and we will now open and close our mouths all the time."
+SILENCE = 6  # seconds after the sentence, before it is spoken again
+
+# How much the mouth's part of the picture changes from each shown picture to the next, beside the loudness.
+WATCH = """
+() => {
+  const [video, meter] = [document.getElementById("video"), document.getElementById("meter")];
+  const canvas = new OffscreenCanvas(64, 48);
+  const draw = canvas.getContext("2d", { willReadFrequently: true });
+  let before = null;
+  window.seen = [];
+  const look = () => {
+    const side = video.videoWidth;
+    draw.drawImage(video, 0.3 * side, 0.55 * side, 0.4 * side, 0.3 * side, 0, 0, 64, 48);
+    const now = draw.getImageData(0, 0, 64, 48).data;
+    const change = before ? now.reduce((sum, value, i) => sum + Math.abs(value - before[i]), 0) / now.length : 0;
+    before = now;
+    window.seen.push([performance.now() / 1000, Number(meter.getAttribute("aria-valuenow")), change]);
+    video.requestVideoFrameCallback(look);
+  };
+  video.requestVideoFrameCallback(look);
+}
+"""
+SHOWN = "document.getElementById('video').getVideoPlaybackQuality().totalVideoFrames"
+HEARD = """
+async () => [...(await window.peers.at(-1).getStats()).values()]
+  .find((entry) => entry.type === "inbound-rtp" && entry.kind === "audio").totalAudioEnergy
+"""
+
+
+@pytest.fixture(scope="module")
+def driver() -> Iterator[Playwright]:
+    # Closed after this file: while it is open, its event loop is in the way of asynchronous tests.
+    with playwright() as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def chromium(
+    driver: Playwright, speak: Callable[[str], np.ndarray], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Browser]:
+    """A browser whose microphone says a sentence, is silent, and says it again."""
+    sound = np.concatenate([speak(SENTENCE), np.zeros(SILENCE * RATE, np.int16)])
+    path = write_wave(tmp_path_factory.mktemp("microphone") / "voice.wav", sound)
+    browser = launch(driver, ALLOW, f"--use-file-for-fake-audio-capture={path}")
+    yield browser
+    browser.close()
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
+    """A server for one call at a time."""
+    live = start_server(tmp_path_factory.mktemp("small"), max_sessions=1, retry_after=30)
+    yield live
+    stop_server(live)
+
+
+@pytest.fixture
+def visitor(chromium: Browser, server: LiveServer) -> Iterator[Visit]:
+    with visit(chromium, server.url) as visitor:
+        yield visitor
+
+
+def ended(session: str) -> bool:
+    return httpx.get(f"{session}/stats").status_code == 404
+
+
+def test_a_face_is_there_before_any_click(visitor: Visit) -> None:
+    page = visitor.open()
+    visitor.until("document.getElementById('picture').naturalWidth === 512")
+    assert page.is_visible("#picture")
+    assert page.inner_text("#call") == "Start"
+    assert page.is_enabled("#call")
+    assert "your voice" in page.inner_text("#headline")
+    assert page.locator("input[name=face]:checked").count() == 1
+    assert visitor.sessions == []
+
+
+def test_a_call_shows_pictures_that_keep_coming(visitor: Visit) -> None:
+    page = visitor.open()
+    visitor.call()
+    assert page.inner_text("#call") == "Stop"
+    for _ in range(3):
+        shown = page.evaluate(SHOWN)
+        visitor.until(f"{SHOWN} >= {shown + 10}")
+    visitor.until("/\\d+ fps.*\\d+ ms delay.*skew \\d+ ms/.test(document.getElementById('line').textContent)")
+    page.click("#line")
+    visitor.until("document.querySelectorAll('#list dd').length > 10")
+    assert "VP8, 512 x 512" in page.inner_text("#list")
+
+
+def test_the_mouth_moves_with_the_voice_and_rests_without(visitor: Visit) -> None:
+    page = visitor.open()
+    visitor.call()
+    page.evaluate(WATCH)
+
+    def changes() -> tuple[list[float], list[float]]:
+        """Of pictures that follow a second of steady sound, and of those that follow two of silence."""
+        seen = np.array(page.evaluate("window.seen"))
+        talking, resting = [], []
+        for when, _, change in seen:
+            second = seen[(seen[:, 0] > when - 1) & (seen[:, 0] <= when), 1]
+            longer = seen[(seen[:, 0] > when - 2) & (seen[:, 0] <= when), 1]
+            if when - seen[0, 0] > 2 and np.mean(second > 20) > 0.5:
+                talking.append(change)
+            if when - seen[0, 0] > 2 and longer.max() < 10:
+                resting.append(change)
+        return talking, resting
+
+    visitor.until(lambda: min(map(len, changes())) >= 30, 90)
+    talking, resting = changes()
+    assert np.mean(talking) > 2 * np.mean(resting)
+
+
+def test_the_meter_follows_the_microphone(visitor: Visit) -> None:
+    page = visitor.open()
+    level = "Number(document.getElementById('meter').getAttribute('aria-valuenow'))"
+    assert page.evaluate(level) == 0
+    visitor.call()
+    visitor.until(f"{level} > 30")
+    visitor.until(f"{level} < 5")
+    assert page.locator("#microphone option").count() > 1
+
+
+def test_the_returned_voice_is_muted_until_headphones_are_on(visitor: Visit) -> None:
+    page = visitor.open()
+    assert page.is_disabled("#headphones")
+    visitor.call()
+    assert page.evaluate("document.getElementById('video').muted")
+    assert "loudspeakers" in page.inner_text("#ear-note")
+    page.get_by_role("button", name="I wear headphones").click()
+    assert not page.evaluate("document.getElementById('video').muted")
+    visitor.until(lambda: page.evaluate(HEARD) > 0, 20)
+    page.get_by_role("button", name="Mute the returned voice").click()
+    assert page.evaluate("document.getElementById('video').muted")
+
+
+def test_stop_ends_the_call_on_both_sides(visitor: Visit) -> None:
+    page = visitor.open()
+    page.evaluate(
+        """() => {
+          const open = navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices);
+          navigator.mediaDevices.getUserMedia = async (wishes) => (window.opened = await open(wishes));
+        }"""
+    )
+    visitor.call()
+    (session,) = visitor.sessions
+    assert not ended(session)
+    page.click("#call")
+    visitor.state("idle")
+    assert page.evaluate("window.opened.getTracks().every((track) => track.readyState === 'ended')")
+    visitor.until(lambda: ended(session), 5)
+    assert page.inner_text("#call") == "Start"
+
+
+def test_leaving_the_page_ends_the_call(visitor: Visit) -> None:
+    page = visitor.open()
+    visitor.call()
+    (session,) = visitor.sessions
+    page.reload()
+    visitor.until(lambda: ended(session), 5)
+
+
+def test_another_face_in_the_middle_of_a_call(visitor: Visit) -> None:
+    page = visitor.open()
+    visitor.call()
+    page.locator("input[name=face]:not(:checked)").first.focus()
+    page.keyboard.press("Space")
+    visitor.until(lambda: len(visitor.sessions) == 2, 20)
+    page.wait_for_selector("video.shown")
+    chosen = page.input_value("input[name=face]:checked")
+    assert httpx.get(f"{visitor.sessions[1]}/stats").json()["avatar"] == chosen
+    assert ended(visitor.sessions[0])
+
+
+def test_a_photo_that_suits_becomes_the_face(visitor: Visit) -> None:
+    page = visitor.open()
+    page.set_input_files("#photo", PORTRAIT)
+    page.get_by_text("Your photo suits").wait_for(timeout=60_000)
+    chosen = page.input_value("input[name=face]:checked")
+    assert page.get_attribute("#picture", "src") == f"/avatars/{chosen}/picture"
+    assert chosen not in [avatar["id"] for avatar in httpx.get(f"{visitor.origin}/avatars").json()["avatars"]]
+    visitor.call()
+    assert httpx.get(f"{visitor.sessions[0]}/stats").json()["avatar"] == chosen
+
+
+def test_a_photo_that_does_not_suit_says_why(visitor: Visit, tmp_path: Path) -> None:
+    visitor.refusals.add(422)
+    page = visitor.open()
+    before = page.input_value("input[name=face]:checked")
+    photo = tmp_path / "wall.png"
+    cv2.imwrite(str(photo), np.full((600, 600, 3), 180, np.uint8))
+    page.set_input_files("#photo", photo)
+    note = page.locator("#photo-note.refused")
+    note.wait_for(timeout=60_000)
+    assert "face" in note.inner_text()
+    assert page.input_value("input[name=face]:checked") == before
+
+
+def test_the_keyboard_alone_makes_a_call(visitor: Visit) -> None:
+    page = visitor.open()
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.id") == "call"
+    page.keyboard.press("Enter")
+    page.wait_for_selector("video.shown", timeout=60_000)
+    page.keyboard.press("Enter")
+    visitor.state("idle")
+
+
+@pytest.mark.parametrize("width", [360, 1280])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_it_fits_a_phone_and_a_desk(chromium: Browser, server: LiveServer, width: int, scheme: str) -> None:
+    with visit(
+        chromium, server.url, viewport={"width": width, "height": 640}, color_scheme=scheme, reduced_motion="reduce"
+    ) as visitor:
+        page = visitor.open()
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        button = page.locator("#call").bounding_box()
+        assert button is not None
+        assert button["y"] + button["height"] <= 640
+
+
+def test_a_blocked_microphone_is_explained(driver: Playwright, server: LiveServer) -> None:
+    browser = launch(driver, "--deny-permission-prompts")
+    with visit(browser, server.url) as visitor:
+        page = visitor.open()
+        page.click("#call")
+        visitor.state("failed")
+        assert page.inner_text("#headline") == "The microphone is blocked"
+        assert "allow the microphone" in page.inner_text("#advice")
+        assert page.inner_text("#call") == "Start"
+        assert visitor.sessions == []
+    browser.close()
+
+
+def test_a_page_without_https_says_so(driver: Playwright, server: LiveServer) -> None:
+    browser = launch(driver, ALLOW, "--host-resolver-rules=MAP avatar.test 127.0.0.1")
+    with visit(browser, server.url.replace("127.0.0.1", "avatar.test")) as visitor:
+        page = visitor.open()
+        page.click("#call")
+        visitor.state("failed")
+        assert page.inner_text("#headline") == "This page needs HTTPS"
+        # Chromium says on such pages that it leaves out a protection which only HTTPS can give.
+        visitor.complaints[:] = [said for said in visitor.complaints if "Cross-Origin-Opener-Policy" not in said]
+    browser.close()
+
+
+def test_a_full_house_counts_down_and_a_place_that_becomes_free_is_taken(chromium: Browser, small: LiveServer) -> None:
+    with visit(chromium, small.url) as guest, visit(chromium, small.url) as second:
+        guest.open()
+        guest.call()
+        second.refusals.add(503)
+        page = second.open()
+        page.click("#call")
+        second.state("waiting")
+        assert page.inner_text("#headline") == "Full house"
+        second.until("/in 2\\d s/.test(document.getElementById('countdown').textContent)")
+        guest.page.click("#call")
+        second.until(lambda: ended(guest.sessions[0]), 5)
+        page.click("#retry")
+        page.wait_for_selector("video.shown", timeout=60_000)
+        page.click("#call")
+        second.until(lambda: ended(second.sessions[0]), 5)
+
+
+def test_a_lost_connection_is_made_anew(chromium: Browser, small: LiveServer) -> None:
+    with visit(chromium, small.url) as visitor:
+        page = visitor.open()
+        visitor.call()
+        small.process.send_signal(signal.SIGSTOP)  # to the page, a network that lets nothing through
+        try:
+            visitor.state("reconnecting")
+            assert page.inner_text("#headline") == "Connection lost"
+        finally:
+            small.process.send_signal(signal.SIGCONT)
+        page.wait_for_selector("video.shown", timeout=60_000)
+        shown = page.evaluate(SHOWN)
+        visitor.until(f"{SHOWN} >= {shown + 10}")
+        assert ended(visitor.sessions[0])
+        assert not ended(visitor.sessions[-1])
+
+
+def test_a_server_that_goes_away_is_told_in_words(chromium: Browser, tmp_path: Path) -> None:
+    brief = start_server(tmp_path)
+    with visit(chromium, brief.url) as visitor:
+        page = visitor.open()
+        visitor.call()
+        stop_server(brief)
+        visitor.state("failed", timeout=90)
+        assert page.inner_text("#headline") in ("The server does not answer", "The call is over")
+        assert "Start" in page.inner_text("#advice")
+        visitor.complaints[:] = [said for said in visitor.complaints if "ERR_CONNECTION_REFUSED" not in said]
