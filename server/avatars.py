@@ -13,13 +13,16 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from importlib.resources import files
+from pathlib import Path
 
 import cv2
 
+from engines.enrolment import VERSION
+from engines.identity_store import IdentityStore
 from engines.landmarks import FaceLandmarker
 from engines.pipeline import Talker
-from engines.portrait import prepare
-from engines.types import ByteArray, Identity, KDTalkerError
+from engines.portrait import digest_of, prepare
+from engines.types import ByteArray, Identity, KDTalkerError, Portrait
 
 DEFAULT = "astronaut"
 WAITING_PHOTOS = 8  # then the next one is asked to come back
@@ -44,7 +47,8 @@ class Avatar:
 class Avatars:
     """Faces by name. Photos are prepared one at a time on a thread of their own, at low priority."""
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, cache: Path) -> None:
+        self._store = IdentityStore(cache / "identities", VERSION)
         self._shipped: dict[str, Avatar] = {}
         self._sent: dict[str, Avatar] = {}
         self._limit = limit
@@ -54,13 +58,12 @@ class Avatars:
         self._executor = ThreadPoolExecutor(1, "enrol")
 
     def open(self, talker: Talker) -> None:
-        """Enrol the faces that ship, some tenths of a second for each; afterwards this thread steps back."""
+        """Enrol the faces that ship, from the cache where it has them; afterwards this thread steps back."""
         self._talker = talker
         for entry in sorted(files("engines").joinpath("avatars").iterdir(), key=lambda entry: entry.name):
             name, _, kind = entry.name.rpartition(".")
             if kind in ("jpg", "png"):
-                title = name.replace("_", " ").capitalize()
-                self._shipped[name] = self._make(name, title, entry.read_bytes())
+                self._shipped[name] = self._ship(name, entry.read_bytes())
         self._close_landmarker()  # its threads are not low in priority; the next one's are
         _step_back()
 
@@ -98,13 +101,25 @@ class Avatars:
             del self._sent[next(iter(self._sent))]
         return avatar
 
+    def _ship(self, name: str, photo: bytes) -> Avatar:
+        assert self._talker is not None
+        identity = self._store.enrolled(
+            self._talker.profile.name, digest_of(photo), lambda: self._enrol(self._prepare(photo))
+        )
+        return Avatar(name, name.replace("_", " ").capitalize(), identity, _jpeg(identity.crop))
+
     def _make(self, name: str, title: str, photo: bytes) -> Avatar:
-        assert self._talker is not None, "open first"
+        portrait = self._prepare(photo)
+        return Avatar(name, title, self._enrol(portrait), _jpeg(portrait.crop), portrait.report)
+
+    def _prepare(self, photo: bytes) -> Portrait:
         if self._landmarker is None:
             self._landmarker = FaceLandmarker()
-        portrait = prepare(photo, self._landmarker)
-        identity = self._talker.renderer.enrol(portrait)
-        return Avatar(name, title, identity, _jpeg(portrait.crop), portrait.report)
+        return prepare(photo, self._landmarker)
+
+    def _enrol(self, portrait: Portrait) -> Identity:
+        assert self._talker is not None, "open first"
+        return self._talker.renderer.enrol(portrait)
 
     def _close_landmarker(self) -> None:
         if self._landmarker is not None:

@@ -33,7 +33,7 @@ class House:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.metrics = Metrics()
-        self.avatars = Avatars(settings.max_avatars)
+        self.avatars = Avatars(settings.max_avatars, settings.cache)
         self.reception: Reception | None = None
         self.failure: Exception | None = None
         self.on_ready: Callable[[], None] = lambda: None

@@ -29,6 +29,7 @@ from server.settings import Settings
 from server.tracks import AvatarAudioTrack, AvatarVideoTrack, MicrophoneReader
 
 TOLERATED = 0.020  # seconds past due that a picture is still worth showing
+FROZEN = 0.2  # seconds without a picture after which a late one is better than none
 UNHEARD = 250  # ticks of sound that wait for the engines; what is older they take for silence
 VOICE = 0.01  # level (RMS) that counts as somebody speaking
 CLOSE_PATIENCE = 5.0
@@ -68,7 +69,7 @@ class Session:
         self._clock: SessionClock | None = None
         self._remote: MediaStreamTrack | None = None
         self._unheard = _Unheard()
-        self._last_voice = time.monotonic()
+        self._last_voice = self._last_picture = time.monotonic()
 
     async def __aenter__(self) -> Session:
         servers = [RTCIceServer(s.urls, s.username, s.credential) for s in self._settings.ice_servers]
@@ -213,12 +214,13 @@ class Session:
             tick += 1
 
     async def _animate(self, clock: SessionClock) -> None:
-        """Sound to pictures; a picture that comes too late is skipped, and the next one is of the present."""
+        """Sound to pictures. One that is too late is skipped, so that the next one is of the present again."""
         while True:
             pcm = await self._unheard.take()
             deadline = clock.now() + self._settings.compute_allowance / 2
-            for motion in await self._lease.listen(pcm, deadline):
-                if self._too_late(motion.tick):
+            ready = await self._lease.listen(pcm, deadline)
+            for motion in ready:
+                if self._too_late(motion.tick, newest=motion is ready[-1]):
                     self.metrics.dropped("late_before_rendering")
                     continue
                 try:
@@ -253,12 +255,18 @@ class Session:
         report = await self._speaking.receiver.getStats()
         return sum(stats.packetsReceived for stats in report.values() if stats.type == "transport")
 
-    def _too_late(self, tick: int) -> bool:
+    def _too_late(self, tick: int, newest: bool = True) -> bool:
+        """Whether a picture is past its moment; if nothing was seen for long, the newest one never is.
+
+        Asked on the event loop and on the encoder's thread.
+        """
         assert self._clock is not None
-        return self._clock.late(tick) > TOLERATED
+        frozen = self._clock.now() - self._last_picture > FROZEN
+        return self._clock.late(tick) > TOLERATED and not (newest and frozen)
 
     def _send_picture(self, tick: int, packet: Packet[Any]) -> None:
         assert self._clock is not None
+        self._last_picture = self._clock.now()
         self._picture.put(self._clock.due(tick), packet)
 
     def _connection_changed(self) -> None:

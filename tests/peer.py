@@ -12,7 +12,7 @@ from typing import Any
 import av
 import httpx
 import numpy as np
-from aiortc import MediaStreamTrack, RTCConfiguration, RTCPeerConnection, RTCSessionDescription
+from aiortc import MediaStreamTrack, RTCConfiguration, RTCPeerConnection, RTCRtpReceiver, RTCSessionDescription
 from aiortc.mediastreams import MediaStreamError
 from aiortc.rtp import RtpPacket
 
@@ -55,23 +55,32 @@ class Received:
     pictures: list[tuple[float, np.ndarray]] = field(default_factory=list)  # RGB
     sound: list[tuple[float, np.ndarray]] = field(default_factory=list)  # i16 mono
     timestamps: dict[str, list[tuple[float, int]]] = field(default_factory=lambda: {"audio": [], "video": []})
+    sizes: dict[int, int] = field(default_factory=dict)  # bytes of each picture, by RTP timestamp
 
 
 class Peer:
-    """A call to `url`; leaving the block hangs up (and DELETEs the session unless told not to).
+    """A call to `url`; leaving the block hangs up (and DELETEs the session unless it is not `tidy`).
 
     `every`: keep each n-th picture's pixels (the others are only counted), so that a long call fits memory.
+    `codecs`: the video formats offered, in this order; aiortc's own order where there are none.
     """
 
     def __init__(
-        self, url: str, sound: np.ndarray | None = None, *, query: str = "", tidy: bool = True, every: int = 1
+        self,
+        url: str,
+        sound: np.ndarray | None = None,
+        *,
+        query: str = "",
+        tidy: bool = True,
+        every: int = 1,
+        codecs: tuple[str, ...] = (),
     ) -> None:
         self.url = url
         self.query = query
         self.received = Received()
         self.count = 0  # pictures decoded
         self._arrived = asyncio.Event()
-        self.location = ""
+        self.location = self.answer = ""
         self.voice = None if sound is None else Voice(sound)
         self._tidy = tidy
         self._every = every
@@ -83,7 +92,10 @@ class Peer:
             self.connection.addTransceiver("audio", direction="recvonly")
         else:
             self.connection.addTransceiver(self.voice, direction="sendrecv")
-        self.connection.addTransceiver("video", direction="recvonly")
+        watching = self.connection.addTransceiver("video", direction="recvonly")
+        if codecs:
+            capabilities = RTCRtpReceiver.getCapabilities("video").codecs
+            watching.setCodecPreferences([c for name in (*codecs, "rtx") for c in capabilities if c.name == name])
 
     async def offer(self) -> str:
         await self.connection.setLocalDescription(await self.connection.createOffer())
@@ -94,9 +106,10 @@ class Peer:
             f"/sessions{self.query}", content=await self.offer(), headers={"Content-Type": "application/sdp"}
         )
         if answer.status_code != 201:
-            await self._hang_up()
+            await self.close()
             raise RefusedError(answer)
         self.location = answer.headers["Location"]
+        self.answer = answer.text
         for transceiver in self.connection.getTransceivers():
             self._watch_packets(transceiver.receiver, transceiver.kind)
         await self.connection.setRemoteDescription(RTCSessionDescription(answer.text, "answer"))
@@ -107,7 +120,7 @@ class Peer:
     ) -> None:
         if self._tidy:
             await self._http.delete(self.location)
-        await self._hang_up()
+        await self.close()
 
     async def stats(self) -> dict[str, Any]:
         answer = await self._http.get(f"{self.location}/stats")
@@ -126,9 +139,25 @@ class Peer:
         """All sound received so far, i16 (samples,)."""
         return np.concatenate([np.zeros(0, np.int16), *(sound for _, sound in self.received.sound)])
 
-    async def _hang_up(self) -> None:
+    def vanish(self) -> None:
+        """Send nothing any more, not even a goodbye."""
+        ice = self.connection.getTransceivers()[0].receiver.transport.transport._connection
+        for protocol in ice._protocols:
+            protocol.transport.sendto = lambda *_: None
+
+    async def ask_for_a_picture(self) -> None:
+        """Say that the picture is lost (PLI)."""
+        for receiver in self.connection.getReceivers():
+            if receiver.track.kind == "video":
+                for source in receiver.getSynchronizationSources():
+                    await receiver._send_rtcp_pli(source.source)
+
+    async def close(self) -> None:
+        """Hang up without the block; for peers that never called."""
         await self.connection.close()
-        await asyncio.gather(*self._tasks)
+        for task in self._tasks:
+            task.cancel()  # a track that never began does not end by itself
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._http.aclose()
 
     def _track(self, track: MediaStreamTrack) -> None:
@@ -153,10 +182,12 @@ class Peer:
     def _watch_packets(self, receiver: Any, kind: str) -> None:
         """Note the RTP timestamp of every packet, before any buffer sees it."""
         handle = receiver._handle_rtp_packet
-        seen = self.received.timestamps[kind]
+        seen, sizes = self.received.timestamps[kind], self.received.sizes
 
         async def noting(packet: RtpPacket, arrival_time_ms: int) -> None:
             seen.append((time.monotonic(), packet.timestamp))
+            if kind == "video":
+                sizes[packet.timestamp] = sizes.get(packet.timestamp, 0) + len(packet.payload)
             await handle(packet, arrival_time_ms)
 
         receiver._handle_rtp_packet = noting

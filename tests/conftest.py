@@ -1,0 +1,116 @@
+"""What tests share: the data folder, a voice, and a real server in a process of its own."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import av
+import httpx
+import numpy as np
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+START = 120  # seconds that a server may take on a busy machine
+
+
+@pytest.fixture(scope="session")
+def data() -> Path:
+    """The data folder: KDTALKER_DATA, or `../shared/data` beside the repository."""
+    folder = Path(os.environ.get("KDTALKER_DATA") or REPOSITORY.parent / "shared" / "data")
+    if not folder.is_dir():
+        pytest.skip(f"there is no data folder at {folder}; KDTALKER_DATA names another")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def speak(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], np.ndarray]:
+    """A function from English text to speech, i16 (samples,) at 48 kHz."""
+    if shutil.which("espeak-ng") is None:
+        pytest.skip("espeak-ng is not installed, so there is no voice to speak with")
+    folder = tmp_path_factory.mktemp("speech")
+
+    def speech(text: str) -> np.ndarray:
+        path = folder / "speech.wav"
+        subprocess.run(["espeak-ng", "-w", str(path), text], check=True)
+        resampler = av.AudioResampler("s16", "mono", 48_000)
+        with av.open(str(path)) as file:
+            frames = [*file.decode(audio=0), None]
+            parts = [part.to_ndarray()[0] for frame in frames for part in resampler.resample(frame)]
+        return np.concatenate(parts)
+
+    return speech
+
+
+@dataclass(frozen=True)
+class LiveServer:
+    """A running server: where it is, its process and its log."""
+
+    url: str
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    def metric(self, name: str) -> float:
+        """One number of `/metrics`, by its full name with labels; 0 where it is not there yet."""
+        for line in httpx.get(f"{self.url}/metrics").text.splitlines():
+            if line.startswith(f"{name} "):
+                return float(line.rpartition(" ")[2])
+        return 0.0
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def start_server(folder: Path, **settings: object) -> LiveServer:
+    """Start `kdtalker serve` and wait until it takes calls; `settings` are those of `server.settings`."""
+    port = free_port()
+    environment = {name: value for name, value in os.environ.items() if name not in ("HOST", "PORT")}
+    environment |= {f"KDTALKER_{name.upper()}": str(value) for name, value in settings.items()}
+    environment |= {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", "KDTALKER_CACHE": str(folder.parent / "cache")}
+    log = folder / "server.log"
+    command = [sys.executable, "-m", "kdtalker", "serve", "--host", "127.0.0.1", "--port", str(port)]
+    with log.open("wb") as out:
+        process = subprocess.Popen(command, cwd=REPOSITORY, env=environment, stdout=out, stderr=out)
+    server = LiveServer(f"http://127.0.0.1:{port}", process, log)
+    deadline = time.monotonic() + START
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            if httpx.get(f"{server.url}/readyz").status_code == 200:
+                return server
+        except httpx.TransportError:
+            pass
+        time.sleep(0.1)
+    process.kill()
+    process.wait()
+    pytest.fail(f"the server did not come up:\n{log.read_text()[-4000:]}")
+
+
+def stop_server(server: LiveServer) -> None:
+    """SIGTERM, as a service manager does; a server that does not leave by itself fails the tests."""
+    server.process.send_signal(signal.SIGTERM)
+    try:
+        server.process.wait(timeout=20)
+    except subprocess.TimeoutExpired:
+        server.process.kill()
+        server.process.wait()
+        pytest.fail(f"the server did not stop:\n{server.log.read_text()[-4000:]}")
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
+    """The server that most tests share: two calls at most, and quick to notice a lost peer."""
+    live = start_server(tmp_path_factory.mktemp("server"), max_sessions=2, retry_after=3, lost_after=4)
+    yield live
+    stop_server(live)

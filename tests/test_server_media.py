@@ -1,0 +1,192 @@
+"""Calls with a running server, by real peers: what a viewer sees and hears."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Callable
+
+import httpx
+import numpy as np
+import pytest
+
+from tests.conftest import LiveServer
+from tests.peer import PACKET, RATE, Peer
+
+pytestmark = pytest.mark.timeout(120)
+
+ENVELOPE = RATE // 50
+MOUTH = np.s_[300:420, 180:332]  # of the 512 x 512 picture
+SENTENCE = "Ma ma ma, bah bah bah, we all know how many mouths move a lot while people talk."
+
+
+def silence(seconds: float) -> np.ndarray:
+    return np.zeros(round(seconds * RATE), np.int16)
+
+
+def motion(pictures: list[tuple[float, np.ndarray]], first: float, last: float) -> float:
+    """Mean absolute change of the mouth region from picture to picture, between two moments."""
+    shown = [picture[MOUTH].astype(np.int16) for moment, picture in pictures if first <= moment < last]
+    return float(np.mean([np.abs(b - a).mean() for a, b in itertools.pairwise(shown)]))
+
+
+def place(needle: np.ndarray, hay: np.ndarray) -> tuple[int, float]:
+    """Where `needle` lies in `hay` and how well it fits there (correlation)."""
+    needle, hay = needle - needle.mean(), hay - hay.mean()
+    size = 1 << (len(needle) + len(hay)).bit_length()
+    product = np.fft.irfft(np.fft.rfft(hay, size) * np.conj(np.fft.rfft(needle, size)), size)
+    at = int(np.argmax(product[: len(hay) - len(needle)]))
+    return at, float(np.corrcoef(needle, hay[at : at + len(needle)])[0, 1])
+
+
+def envelope(sound: np.ndarray) -> np.ndarray:
+    """Level of each 20 ms."""
+    whole = sound[: len(sound) // ENVELOPE * ENVELOPE].reshape(-1, ENVELOPE).astype(float)
+    return np.asarray(np.sqrt((whole**2).mean(axis=1)))
+
+
+async def test_the_face_talks_while_there_is_speech_and_settles_after_it(
+    server: LiveServer, speak: Callable[[str], np.ndarray]
+) -> None:
+    speech = speak(SENTENCE)
+    sound = np.concatenate([silence(2), speech, silence(30)])
+    async with Peer(server.url, sound) as peer:
+        await peer.pictures(25, within=30)
+        assert peer.voice is not None
+        length = len(speech) / RATE
+        await asyncio.sleep(2 + length + 3)
+        began = peer.voice.sent_at[0] + 2.0
+        stats = await peer.stats()
+    pictures = peer.received.pictures
+    assert pictures[0][1].shape == (512, 512, 3)
+    assert pictures[0][1].std() > 20, "a face, not a plain picture"
+
+    talking = motion(pictures, began + 0.5, began + length)
+    settled = motion(pictures, began + length + 1.2, began + length + 3)
+    assert talking > 2 * settled
+
+    # The voice comes back, later by the networks' look-ahead and never earlier. Its loudness is compared and
+    # not its waveform, because on a busy machine the server may have to stretch the sound a little.
+    at, fit = place(envelope(speech), envelope(peer.heard()))
+    assert fit > 0.8
+    delay = peer.received.sound[0][0] + at * ENVELOPE / RATE - began
+    assert 0.16 < delay < 2
+
+    assert stats["state"] == "live"
+    assert stats["frames"] > 25
+    assert stats["added_latency_ms"]["p50"] > 160
+    assert stats["microphone"]["connected"]
+
+
+async def test_timestamps_are_those_of_the_ticks(server: LiveServer) -> None:
+    async with Peer(server.url, silence(1)) as peer:
+        await peer.pictures(60, within=30)
+    sound = [timestamp for _, timestamp in peer.received.timestamps["audio"]]
+    assert len(sound) > 80
+    assert {b - a for a, b in itertools.pairwise(sound)} == {PACKET}, "no gap, no repetition"
+    shown = list(dict.fromkeys(timestamp for _, timestamp in peer.received.timestamps["video"]))
+    steps = [b - a for a, b in itertools.pairwise(shown)]
+    assert all(step > 0 and step % 3600 == 0 for step in steps)
+    assert steps.count(3600) > len(steps) / 2
+
+
+async def test_a_viewer_without_a_microphone_sees_a_face_too(server: LiveServer) -> None:
+    async with Peer(server.url) as peer:
+        await peer.pictures(10, within=30)
+        stats = await peer.stats()
+    assert not stats["microphone"]["connected"]
+    assert stats["microphone"]["frames"] == 0
+
+
+async def test_two_calls_share_nothing(server: LiveServer) -> None:
+    time = np.arange(60 * RATE) / RATE
+    tones = [(8000 * np.sin(2 * np.pi * pitch * time)).astype(np.int16) for pitch in (300, 1100)]
+    async with (
+        Peer(server.url, tones[0]) as low,
+        Peer(server.url, tones[1]) as high,
+    ):
+        assert low.location != high.location
+        await asyncio.gather(low.pictures(60, within=60), high.pictures(60, within=60))
+    for peer, own, other in ((low, 300, 1100), (high, 1100, 300)):
+        heard = peer.heard()[-RATE:].astype(float)
+        spectrum = np.abs(np.fft.rfft(heard * np.hanning(len(heard))))
+        assert spectrum[own] > 1000 * spectrum[other]
+    both = zip(low.received.pictures, high.received.pictures, strict=False)
+    assert not all(np.array_equal(a, b) for (_, a), (_, b) in both), "each call has noise of its own"
+
+
+async def test_a_deleted_call_is_gone_for_both(server: LiveServer) -> None:
+    peer = Peer(server.url, tidy=False)
+    async with peer:
+        await peer.pictures(3, within=30)
+        closed = asyncio.Event()
+        peer.connection.on("connectionstatechange", closed.set)
+        async with httpx.AsyncClient(base_url=server.url) as client:
+            assert (await client.delete(peer.location)).status_code == 204
+            assert (await client.get(f"{peer.location}/stats")).status_code == 404
+            assert (await client.delete(peer.location)).status_code == 404
+        await asyncio.wait_for(closed.wait(), 10)
+    assert server.metric("kdtalker_sessions") == 0
+
+
+async def until_empty(server: LiveServer, within: float) -> None:
+    async with asyncio.timeout(within):
+        while server.metric("kdtalker_sessions"):  # noqa: ASYNC110
+            await asyncio.sleep(0.1)
+
+
+async def test_a_peer_that_hangs_up_ends_its_call(server: LiveServer) -> None:
+    async with Peer(server.url, tidy=False) as peer:
+        await peer.pictures(3, within=30)
+    await until_empty(server, within=3)
+    assert server.metric('kdtalker_sessions_ended_total{reason="peer closed"}') >= 1
+
+
+async def test_a_peer_that_vanishes_ends_its_call(server: LiveServer) -> None:
+    before = server.metric('kdtalker_sessions_ended_total{reason="peer lost"}')
+    async with Peer(server.url, silence(1), tidy=False) as peer:
+        await peer.pictures(3, within=30)
+        peer.vanish()
+        await until_empty(server, within=15)
+    assert server.metric('kdtalker_sessions_ended_total{reason="peer lost"}') == before + 1
+
+
+async def test_a_lost_picture_is_repaired_by_a_key_frame(server: LiveServer) -> None:
+    async with Peer(server.url) as peer:
+        await peer.pictures(20, within=30)
+        quiet = max(list(peer.received.sizes.values())[-10:])
+        await peer.ask_for_a_picture()
+        await peer.pictures(25, within=30)
+        assert max(list(peer.received.sizes.values())[-25:]) > 2 * quiet
+
+
+async def test_twenty_calls_leave_nothing_behind(server: LiveServer) -> None:
+    watched = ("process_open_fds", "kdtalker_event_loop_tasks", "kdtalker_threads")
+
+    async def one_call() -> None:
+        async with Peer(server.url, silence(0.1)) as peer:
+            await peer.pictures(1, within=30)
+
+    for _ in range(3):
+        await one_call()  # what is loaded once for all is loaded now
+    before = {name: server.metric(name) for name in watched}
+    memory = server.metric("process_resident_memory_bytes")
+    for _ in range(20):
+        await one_call()
+    await asyncio.sleep(0.2)
+    assert {name: server.metric(name) for name in watched} == before
+    assert server.metric("process_resident_memory_bytes") - memory < 20e6
+    assert server.metric("kdtalker_sessions") == 0
+
+
+@pytest.mark.parametrize("first", ["H264", "VP8"])
+async def test_vp8_is_chosen_whatever_the_offers_order(server: LiveServer, first: str) -> None:
+    async with Peer(server.url, codecs=(first, "VP8", "H264")) as peer:
+        await peer.pictures(5, within=30)
+        assert "VP8/90000" in peer.answer.split("m=video")[1].split("a=rtpmap")[1]
+
+
+async def test_a_caller_without_vp8_is_sent_h264(server: LiveServer) -> None:
+    async with Peer(server.url, codecs=("H264",)) as peer:
+        await peer.pictures(5, within=30)
+    assert peer.received.pictures[-1][1].std() > 20
