@@ -1,38 +1,45 @@
-"""Networks to ONNX: the embedded profile's audio encoder and window.
+"""Networks to ONNX files, each with its facts inside and its comparison with torch beside it.
 
-The window is the whole DDIM loop of one hop, steps unrolled, so that a hop is one call. Batch is
-dynamic, the number of frames fixed. What a caller must know about a file stands in its metadata.
+The embedded profile's come from a training checkpoint, the published profile's from published weights. Batch is
+dynamic, the number of frames of a window fixed: hop and context are data.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
-import json
-import warnings
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from engines.audio import BANDS
 from engines.networks.audio_features import AudioFeatures
 from engines.networks.ddim import Ddim, DdimConfig
 from engines.networks.denoiser import Denoiser, DenoiserConfig
 from engines.profile import EMBEDDED, Profile
-from engines.types import MOTION_WIDTH
+from engines.runtime.base import BATCH, open_engine
+from engines.types import MOTION_WIDTH, KDTalkerError
+from export import half, parity
+from export.graphs import spec, window_graph
+from export.onnx_file import Graph, check_size, facts_of, stamp, write
 
-OPSET = 18
 REPOSITORY = Path(__file__).resolve().parent.parent
 WEIGHTS = REPOSITORY / "engines" / "weights" / "embedded"
-SOURCES = ("audio_features.py", "denoiser.py", "ddim.py")
-WINDOW_INPUTS = ("tokens", "sound", "noise", "committed", "mask", "guidance", "temperature")
+BATCHES = (1, 3, 8)
+Say = Callable[[str], None]
+# The sizes that are trained, for networks of random weights.
+SIZES = DenoiserConfig(width=160, layers=4, heads=4, time_width=64, audio_width=128, rotary=8, time_per_token=True)
+SAMPLING = DdimConfig(steps=3, schedule="cosine", prediction="v", spacing="trailing", context_time=500, guided=True)
 
 
-def load_embedded(path: Path) -> tuple[AudioFeatures, Ddim, dict[str, Any]]:
-    """Encoder, DDIM loop and the recipe out of a training checkpoint."""
+def load_embedded(path: Path) -> tuple[AudioFeatures, Ddim]:
+    """Encoder and DDIM loop out of a training checkpoint."""
     saved = torch.load(path, weights_only=True)
     recipe = saved["recipe"]
     network = DenoiserConfig(**recipe["network"])
@@ -41,7 +48,7 @@ def load_embedded(path: Path) -> tuple[AudioFeatures, Ddim, dict[str, Any]]:
     for prefix, module in (("encoder.", encoder), ("denoiser.", denoiser)):
         module.load_state_dict({k.removeprefix(prefix): v for k, v in saved["state"].items() if k.startswith(prefix)})
     loop = Ddim(denoiser, DdimConfig(**recipe["sampling"]), saved["context_shares"])
-    return encoder.eval(), loop.eval(), recipe
+    return encoder.eval(), loop.eval()
 
 
 def window_example(profile: Profile, batch: int = 2, seed: int = 0) -> dict[str, Tensor]:
@@ -59,78 +66,118 @@ def window_example(profile: Profile, batch: int = 2, seed: int = 0) -> dict[str,
     return drawn | {"mask": mask, "guidance": 1.5 * ones, "temperature": 0.5 * ones}
 
 
-def write_graph(
-    network: nn.Module, example: dict[str, Tensor], output: str, shared: set[str], path: Path, metadata: dict[str, Any]
-) -> None:
-    """Export with a dynamic batch on every input but `shared`; metadata values are stored as JSON."""
-    batched = {name: {0: "batch"} for name in [*example, output] if name not in shared}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the tracing exporter announces its own end
-        torch.onnx.export(
-            network.eval(),
-            (),
-            str(path),
-            kwargs=example,
-            input_names=list(example),
-            output_names=[output],
-            dynamic_axes=batched,
-            opset_version=OPSET,
-            dynamo=False,
-        )
-    model = onnx.load(str(path))
-    share_initializers(model)
-    facts = metadata | {"opset": OPSET, "torch": torch.__version__, "onnx": onnx.__version__, "source": source_hash()}
-    for key, value in facts.items():
-        model.metadata_props.add(key=key, value=json.dumps(value))
-    onnx.checker.check_model(model)
-    onnx.save(model, str(path))
-
-
-def share_initializers(model: onnx.ModelProto) -> None:
-    """Keep one copy of equal initializers: unrolled steps would store the weights once per step."""
-    kept: dict[tuple[Any, ...], str] = {}
-    renamed: dict[str, str] = {}
-    unique = []
-    for tensor in model.graph.initializer:
-        array = onnx.numpy_helper.to_array(tensor)
-        key = (array.dtype.str, array.shape, hashlib.sha256(array.tobytes()).digest())
-        renamed[tensor.name] = kept.setdefault(key, tensor.name)
-        if renamed[tensor.name] == tensor.name:
-            unique.append(tensor)
-    del model.graph.initializer[:]
-    model.graph.initializer.extend(unique)
-    for node in model.graph.node:
-        for index, name in enumerate(node.input):
-            node.input[index] = renamed.get(name, name)
-
-
-def source_hash() -> str:
-    """SHA-256 over the network sources that a graph was made from."""
-    folder = REPOSITORY / "engines" / "networks"
-    return hashlib.sha256(b"".join((folder / name).read_bytes() for name in SOURCES)).hexdigest()
-
-
-def export_embedded(checkpoint: Path, folder: Path = WEIGHTS) -> list[Path]:
-    """Write ``audio_encoder.onnx`` and ``window.onnx``; returns their paths."""
-    encoder, loop, recipe = load_embedded(checkpoint)
-    profile, plan = EMBEDDED, EMBEDDED.window
-    facts = {"profile": profile.name, "columns": profile.mel.columns, "reach": profile.mel.reach}
-    encoder_path, window_path = folder / "audio_encoder.onnx", folder / "window.onnx"
-    mel = torch.zeros(2, BANDS, profile.mel.columns)
-    write_graph(encoder, {"mel": mel}, "feature", set(), encoder_path, facts)
+def embedded(encoder: AudioFeatures, loop: Ddim, recipe: Mapping[str, Any]) -> Iterator[Graph]:
+    """Graphs of the embedded profile; `recipe`: guidance and temperature as (mouth, rest) pairs."""
+    plan, mel = EMBEDDED.window, EMBEDDED.mel
+    facts: dict[str, object] = {"columns": mel.columns, "reach": mel.reach}
+    yield Graph(
+        "audio_encoder",
+        encoder,
+        (spec("mel", BATCH, BANDS, mel.columns),),
+        (spec("feature", BATCH, EMBEDDED.feature_width),),
+        sum(parameter.numel() for parameter in encoder.parameters()),
+        {"mel": "log-mel in [-4, 4]", "feature": "none"},
+        facts,
+    )
     facts |= {
         "committed": plan.committed,
         "new": plan.new,
         "lookahead": plan.lookahead,
         "steps": loop.config.steps,
         "context_time": loop.config.context_time,
-        "guidance": {"mouth": recipe["guidance"][0], "rest": recipe["guidance"][1]},
-        "temperature": {"mouth": recipe["temperature"][0], "rest": recipe["temperature"][1]},
-        "units": "deviations of the training data; keypoints.npz holds mean and std",
+        "guidance": dict(zip(("mouth", "rest"), recipe["guidance"], strict=True)),
+        "temperature": dict(zip(("mouth", "rest"), recipe["temperature"], strict=True)),
     }
-    write_graph(loop, window_example(profile), "motion", {"guidance", "temperature"}, window_path, facts)
-    return [encoder_path, window_path]
+    window = window_graph(loop, plan.length)
+    yield replace(window, facts={**window.facts, **facts})
+
+
+def random_embedded(seed: int) -> tuple[AudioFeatures, Ddim, dict[str, Any]]:
+    """Networks of the embedded profile's sizes with random weights."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        encoder = AudioFeatures(columns=EMBEDDED.mel.columns, width=EMBEDDED.feature_width)
+        loop = Ddim(Denoiser(SIZES), SAMPLING)
+    return encoder.eval(), loop.eval(), {"guidance": EMBEDDED.guidance, "temperature": EMBEDDED.temperature}
+
+
+def export_graph(
+    graph: Graph, folder: Path, facts: Mapping[str, object], batches: Sequence[int], *, halves: bool, say: Say = print
+) -> list[Path]:
+    """Write one graph in float32 and, if asked for and meant, in float16, each with its report.
+
+    Raises KDTalkerError when ONNX Runtime does not agree with torch; the files stay for a look at them.
+    """
+    path = folder / f"{graph.name}.onnx"
+    facts = {"tolerance": graph.tolerance, **facts}
+    seconds = write(graph, path, facts)
+    began = time.perf_counter()
+    engine = open_engine(path)
+    loading = time.perf_counter() - began
+    reference = parity.compute_reference(graph.compute, engine, batches)
+    np.savez_compressed(parity.reference_path(path), **reference)
+    comparisons = parity.compare(engine, reference)
+    engine.close()
+    passed = all(each.passed for each in comparisons)
+    parity.write_report(
+        path,
+        comparisons,
+        precision="float32",
+        passed=passed,
+        parameters=graph.parameters,
+        export_seconds=seconds,
+        load_seconds=loading,
+    )
+    worst = max(comparisons, key=lambda each: each.error / each.allowed)
+    say(
+        f"{path.name:<28} {path.stat().st_size / 1e6:7.2f} MB  exported in {seconds:.1f} s, loads in {loading:.2f} s  "
+        f"float32 differs by {worst.error:.1e} ({worst.allowed:g} allowed) at batches {', '.join(map(str, batches))}"
+    )
+    if not passed:
+        raise KDTalkerError(
+            f"{path.name} does not compute what torch computes: '{worst.output}' at batch {worst.batch} differs by "
+            f"{worst.error:.2e}, {worst.allowed:.0e} is allowed. {parity.report_path(path)} has the rest."
+        )
+    return [path, *([write_half(path, graph, say)] if halves and graph.half else [])]
+
+
+def write_half(path: Path, graph: Graph | None = None, say: Say = print) -> Path:
+    """The float16 twin of a file, its structure checked. Its numbers are for a device that computes in float16."""
+    model = onnx.load(str(path))
+    facts = facts_of(model) | {"precision": "float16", "float32_sha256": parity.file_hash(path)}
+    typed = half.to_half(model)
+    counted = half.check_structure(typed)
+    stamp(typed, facts)
+    target = path.with_name(f"{path.stem}.float16.onnx")
+    onnx.save(typed, str(target))
+    if graph is not None:
+        check_size(graph, target, width=2)
+    open_engine(target).close()
+    note = "structure checked, precision not verified: this was written on a CPU, which computes in float32"
+    parity.write_report(target, [], precision="float16", passed=None, note=note, **counted)
+    say(
+        f"{target.name:<28} {target.stat().st_size / 1e6:7.2f} MB  float16 structure checked, precision not verified "
+        f"({counted['weighted']} float16 products, {counted['islands']} float32 islands)"
+    )
+    return target
+
+
+def export_all(
+    graphs: Iterable[Graph], folder: Path, facts: Mapping[str, object], batches: Sequence[int] | None, say: Say = print
+) -> list[Path]:
+    """Write every graph in both precisions; `batches` None: those each graph is to be compared at."""
+    written = []
+    for graph in graphs:
+        written += export_graph(graph, folder, facts, batches or graph.batches, halves=True, say=say)
+    return written
+
+
+def export_embedded(checkpoint: Path, folder: Path = WEIGHTS) -> list[Path]:
+    """Write ``audio_encoder.onnx`` and ``window.onnx``; returns their paths."""
+    facts = {"profile": EMBEDDED.name, "weights": parity.file_hash(checkpoint)}
+    return [
+        export_graph(graph, folder, facts, BATCHES, halves=False)[0] for graph in embedded(*load_embedded(checkpoint))
+    ]
 
 
 def main() -> None:
@@ -138,8 +185,7 @@ def main() -> None:
     parser.add_argument("checkpoint", type=Path, nargs="?", default=REPOSITORY / "build" / "motion.pt")
     parser.add_argument("--out", type=Path, default=WEIGHTS)
     arguments = parser.parse_args()
-    for path in export_embedded(arguments.checkpoint, arguments.out):
-        print(f"wrote {path.name}, {path.stat().st_size / 1e6:.2f} MB")
+    export_embedded(arguments.checkpoint, arguments.out)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # small products: one thread is faster than two
@@ -30,6 +31,7 @@ from training.train import Recipe, train
 
 console = Console()
 WEIGHTS = keypoint_fit.WEIGHTS
+PERMISSIVE_MIX = {"grid_s1": 0.4, "clips": 0.6}
 CHECKPOINT = REPOSITORY / "build" / "motion.pt"
 
 
@@ -71,7 +73,10 @@ def fit_motion(arguments: argparse.Namespace) -> None:
     clips = _learn_from(arguments.permissive)
     _, mirror = first_template([clip for clip in clips if clip.split == "train"])
     items = items_of(shapes_of(clips, face_model().template))
-    best = train(Recipe(seed=arguments.seed, steps=arguments.steps), items, mirror, arguments.checkpoint)
+    recipe = Recipe(seed=arguments.seed, steps=arguments.steps)
+    if arguments.permissive:
+        recipe = replace(recipe, mix=PERMISSIVE_MIX)
+    best = train(recipe, items, mirror, arguments.checkpoint)
     console.print(f"chose step {best.step}; wrote {arguments.checkpoint}")
 
 

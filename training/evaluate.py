@@ -229,10 +229,10 @@ def evaluate(shapes: list[Shape], folder: Path, checkpoint: Path) -> dict[str, A
     natural = [item for item in items if item.clip.dataset == "clips"]
     train = [item for item in items if item.clip.split == "train"]
     groups = {
-        "held in": [item for item in natural if item.clip.split == "train"],
+        "held in": [item for item in natural if item.clip.split == "train" and 100 < len(item.motion) <= 250][:8],
         "val": [item for item in natural if item.clip.split == "val"],
         "held out": [item for item in natural if item.clip.split == "held_out"],
-        "studio, unseen sentences": [i for i in items if i.clip.dataset == "grid_s1" and i.clip.split == "val"][::4],
+        "studio, unseen sentences": [i for i in items if i.clip.dataset == "grid_s1" and i.clip.split == "val"][::8],
     }
     figures: dict[str, Any] = {"lips": {}, "keypoints": {}}
     for name, group in groups.items():

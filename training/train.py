@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -41,7 +40,7 @@ class Recipe:
     network: DenoiserConfig = NETWORK
     sampling: DdimConfig = SAMPLING
     mix: dict[str, float] = field(default_factory=lambda: {"grid_s1": 0.20, "lrcar": 0.55, "clips": 0.25})
-    steps: int = 4000
+    steps: int = 5000
     frames: int = 860  # a step
     rate: float = 2e-3
     warm_up: int = 100
@@ -51,9 +50,9 @@ class Recipe:
     lips: float = 1.0
     velocity: float = 0.5
     half: bool = True  # bfloat16 products
-    check_every: int = 400
+    check_every: int = 500
     seed: int = 0
-    guidance: tuple[float, float] = (1.75, 1.0)  # (mouth, rest), for choosing checkpoints
+    guidance: tuple[float, float] = (2.1, 1.0)  # (mouth, rest), for choosing checkpoints
     temperature: tuple[float, float] = (0.3, 1.0)
 
 
@@ -232,39 +231,45 @@ def train(recipe: Recipe, items: list[Item], mirror: np.ndarray, path: Path) -> 
     model = MotionModel(recipe.network)
     smooth = copy.deepcopy(model).eval().requires_grad_(False)
     optimiser = torch.optim.AdamW(model.parameters(), lr=recipe.rate, weight_decay=recipe.decay, betas=(0.9, 0.99))
-    history: list[dict[str, Any]] = []
-    best = Checkpoint(recipe, copy.deepcopy(smooth.state_dict()), 0, history)
+    best = Checkpoint(recipe, copy.deepcopy(smooth.state_dict()), 0, history=[])
     best_score = -math.inf
     recent: list[dict[str, float]] = []
-    for step in progress(recipe.steps):
-        model.train()
-        for group in optimiser.param_groups:
-            group["lr"] = rate_at(step, recipe)
-        loss, parts = objective(model, batches.draw(recipe.frames))
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimiser.step()
-        recent.append(parts | {"loss": loss.item()})
-        keep = min(recipe.ema, (1 + step) / (10 + step))
-        for slow, fast in zip(smooth.parameters(), model.parameters(), strict=True):
-            slow.lerp_(fast.detach(), 1 - keep)
-        if (step + 1) % recipe.check_every == 0 or step + 1 == recipe.steps:
-            losses = {key: round(float(np.mean([r[key] for r in recent])), 4) for key in recent[0]}
-            figures = choose(smooth)
+    with Progress(TextColumn("training"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()) as bar:
+        for step in bar.track(range(1, recipe.steps + 1)):
+            recent.append(_learn(model, smooth, optimiser, objective, batches.draw(recipe.frames), step, recipe))
+            if step % recipe.check_every and step != recipe.steps:
+                continue
+            losses = {key: round(float(np.mean([entry[key] for entry in recent])), 4) for key in recent[0]}
             recent.clear()
-            history.append({"step": step + 1, **losses, **figures})
+            figures = choose(smooth)
+            best.history.append({"step": step, **losses, **figures})
+            bar.console.print(best.history[-1])
             if figures["score"] > best_score:
                 best_score = figures["score"]
-                best = replace(best, state=copy.deepcopy(smooth.state_dict()), step=step + 1)
-                best.save(path)
-            print(history[-1], flush=True)
-    best.save(path)
+                best = replace(best, state=copy.deepcopy(smooth.state_dict()), step=step)
+            best.save(path)
     return best
 
 
-def progress(steps: int) -> Iterator[int]:
-    """Step numbers behind a progress bar."""
-    columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, transient=True) as bar:
-        yield from bar.track(range(steps))
+def _learn(
+    model: MotionModel,
+    smooth: MotionModel,
+    optimiser: torch.optim.Optimizer,
+    objective: Objective,
+    batch: Batch,
+    step: int,
+    recipe: Recipe,
+) -> dict[str, float]:
+    """One optimiser step, the moving average behind it; returns the losses."""
+    model.train()
+    for group in optimiser.param_groups:
+        group["lr"] = rate_at(step - 1, recipe)
+    loss, parts = objective(model, batch)
+    optimiser.zero_grad(set_to_none=True)
+    loss.backward()
+    nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimiser.step()
+    keep = min(recipe.ema, step / (9 + step))
+    for slow, fast in zip(smooth.parameters(), model.parameters(), strict=True):
+        slow.lerp_(fast.detach(), 1 - keep)
+    return parts | {"loss": loss.item()}
