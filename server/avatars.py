@@ -24,7 +24,7 @@ from engines.pipeline import Talker
 from engines.portrait import digest_of, prepare
 from engines.types import ByteArray, Identity, KDTalkerError, Portrait
 
-DEFAULT = "astronaut"
+DEFAULT = "iris"
 WAITING_PHOTOS = 8  # then the next one is asked to come back
 PICTURE_QUALITY = 90
 
