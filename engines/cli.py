@@ -3,29 +3,27 @@
 from __future__ import annotations
 
 import argparse
-import os
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from engines.cache import cache_folder
+from engines.cropping import PasteBack
 from engines.enrolment import VERSION
 from engines.identity_store import IdentityStore
-from engines.media import load_speech
-from engines.offline import render_file
+from engines.media import Speech, load_speech
+from engines.motion_file import MotionClip, load_motion, save_motion
+from engines.offline import motions, render_file
 from engines.pipeline import Talker, open_talker
 from engines.portrait import digest_of
 from engines.portrait import prepare as prepare_portrait
-from engines.profile import PROFILES
-from engines.types import FPS, Identity, KDTalkerError
-
-
-def cache_folder() -> Path:
-    """Where enrolled faces are kept: the XDG cache directory unless KDTALKER_CACHE names another."""
-    base = os.environ.get("KDTALKER_CACHE")
-    if base:
-        return Path(base)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kdtalker"
+from engines.profile import EMBEDDED, KDTALKER, PROFILES
+from engines.types import FPS, FloatArray, Identity, KDTalkerError
+from engines.weights_files import open_model
 
 
 def read_photo(path: Path) -> bytes:
@@ -38,13 +36,86 @@ def read_photo(path: Path) -> bytes:
 
 def enrolled(talker: Talker, photo: bytes) -> Identity:
     """The face on a photo, from the cache where it was enrolled before; raises PortraitError."""
-    store = IdentityStore(cache_folder() / "identities", VERSION)
-    return store.enrolled(talker.profile.name, digest_of(photo), lambda: talker.renderer.enrol(prepare_portrait(photo)))
+
+    def enrol() -> Identity:
+        return talker.renderer.enrol(prepare_portrait(photo))
+
+    if talker.profile is not EMBEDDED:
+        return enrol()  # what is read from a photo depends on the weights, which may change
+    return IdentityStore(cache_folder() / "identities", VERSION).enrolled(talker.profile.name, digest_of(photo), enrol)
 
 
 def _common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("photo", type=Path, help="one portrait: a single face, looking at the camera")
     parser.add_argument("--profile", choices=list(PROFILES), default="embedded", help="default: embedded")
+
+
+def _published_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("with --profile kdtalker")
+    group.add_argument(
+        "--weights",
+        help="a folder with the published files, default: those `kdtalker weights` fetched; random:N for random ones, "
+        "which need no files and show noise (for development)",
+    )
+    group.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 ...; default: a GPU where there is one")
+    group.add_argument("--precision", default="float32", help="float32 (default) or float16")
+    group.add_argument("--exact", action="store_true", help="KDTalker's own routine: whole clips, 50 steps, smoothed")
+    group.add_argument("--relative", action="store_true", help="motion as change from the first frame")
+    group.add_argument("--stitch", action="store_true", help="keep the picture's border where the photo's is")
+    group.add_argument("--full-frame", action="store_true", help="put the face back into the whole photo")
+
+
+@dataclass(frozen=True, slots=True)
+class Take:
+    """All that a rendering needs: who renders whom, and, where they are not the talker's own, which motion and where
+    the pictures go."""
+
+    talker: Talker
+    identity: Identity
+    rows: Iterable[FloatArray] | None = None
+    paste: PasteBack | None = None
+
+
+def _embedded_take(options: argparse.Namespace, photo: bytes) -> Take:
+    foreign = [
+        f"--{name.replace('_', '-')}"
+        for name in ("exact", "relative", "stitch", "full_frame", "weights")
+        if getattr(options, name)
+    ]
+    if foreign:
+        raise KDTalkerError(f"{', '.join(foreign)} needs `--profile kdtalker`.")
+    talker = open_talker(options.profile)
+    return Take(talker, enrolled(talker, photo))
+
+
+def _published_take(options: argparse.Namespace, photo: bytes, speech: Speech) -> Take:
+    model = open_model(options.weights, cache_folder(), options.device, options.precision)
+    from engines import exact  # these need PyTorch, which `open_model` has made sure of
+    from engines.published import find_face, published_talker
+
+    talker, renderer = published_talker(model, relative=options.relative, stitch=options.stitch)
+    face = find_face(photo, upright=options.full_frame)
+    identity = renderer.enrol_face(face.pixels, face.digest, exact=options.exact)
+    rows = None
+    if options.exact and not options.motion:
+        clip = exact.clip_motion(model, identity, speech.pcm, options.seed)
+        rows, _ = talker.placing.place(identity.source, clip, np.zeros(len(clip), np.float32), None)
+    paste = PasteBack.into(face.photo, face.to_photo) if options.full_frame else None
+    return Take(talker, identity, rows, paste)
+
+
+def _rows(take: Take, options: argparse.Namespace, speech: Speech) -> Iterable[FloatArray]:
+    """Motion of every frame, from the file that is to be replayed or kept for the file that is to be saved."""
+    if options.motion:
+        clip = load_motion(options.motion, take.talker.profile.name)
+        return take.talker.placing.transfer(take.identity.source, clip.rows, clip.made_on)
+    rows = take.rows
+    if rows is None:
+        rows = (tick.motion for tick in motions(take.talker, take.identity, speech, options.seed))
+    if options.save_motion:
+        rows = np.stack(list(rows))
+        save_motion(options.save_motion, MotionClip(take.talker.profile.name, rows, take.identity.source))
+    return rows
 
 
 def render(argv: list[str]) -> int:
@@ -54,22 +125,28 @@ def render(argv: list[str]) -> int:
     parser.add_argument("speech", type=Path, help="any sound file (WAV, FLAC, MP3 ...)")
     parser.add_argument("-o", "--out", type=Path, required=True, help="the MP4 file to write")
     parser.add_argument("--seed", type=int, default=0, help="same seed, same video; default: 0")
+    parser.add_argument("--save-motion", type=Path, metavar="FILE", help="also save the motion, for --motion")
+    parser.add_argument(
+        "--motion", type=Path, metavar="FILE", help="replay saved motion instead of following the speech"
+    )
+    _published_options(parser)
     options = parser.parse_args(argv)
 
     console = Console(stderr=True)
-    speech = load_speech(options.speech)
-    talker = open_talker(options.profile)
-    with console.status("Preparing the photo"):
-        identity = enrolled(talker, read_photo(options.photo))
+    photo, speech = read_photo(options.photo), load_speech(options.speech)
+    with console.status("Preparing"):
+        published = options.profile == KDTALKER.name
+        take = _published_take(options, photo, speech) if published else _embedded_take(options, photo)
+        rows = _rows(take, options, speech)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[speed]}"))
     with Progress(*columns, TimeRemainingColumn(), console=console) as progress:
         bar = progress.add_task("Rendering", total=speech.frames, speed="")
 
         def show(done: int) -> None:
             speed = progress.tasks[0].speed
-            progress.update(bar, completed=done, speed=f"{speed:.0f} frames/s" if speed else "")
+            progress.update(bar, completed=done, speed=f"{speed:.2g} frames/s" if speed else "")
 
-        count = render_file(talker, identity, speech, options.out, seed=options.seed, on_progress=show)
+        count = render_file(take.talker, take.identity, speech, rows, options.out, paste=take.paste, on_progress=show)
     console.print(f"{options.out}: {count} frames, {count / FPS:.2f} s")
     return 0
 

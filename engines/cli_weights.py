@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 
 from engines import hub
-from engines.cli import cache_folder
+from engines.cache import cache_folder
 from engines.types import KDTalkerError, WeightsError
 from engines.weights_files import FILES, NORM, Publisher, WeightsFile, WeightsFolder, find_in, weights_folder
 

@@ -10,15 +10,15 @@ from collections.abc import Callable
 
 import numpy as np
 
-from engines.audio import MelWindow, log_mel, mel_windows
+from engines.audio import log_mel, mel_windows
 from engines.kalman import smoothed
 from engines.networks.ddim import DdimConfig
 from engines.networks.model import PublishedModel
+from engines.profile import KDTALKER
 from engines.types import MOTION_WIDTH, SPEECH_SAMPLES, FloatArray, Identity
 
 WINDOW = 64  # frames, the length the denoiser was trained on
 STEPS = DdimConfig(steps=50)
-MEL = MelWindow(columns=16, reach=2120, published=True)
 
 Noise = Callable[[int], FloatArray]
 
@@ -35,7 +35,7 @@ def seeded_noise(seed: int) -> Noise:
 def clip_features(model: PublishedModel, pcm: FloatArray) -> FloatArray:
     """Sound f32 (samples,) at 16 kHz -> features (T, 512), T = samples // 640; what exceeds T frames is cut."""
     frames = len(pcm) // SPEECH_SAMPLES
-    windows = mel_windows(log_mel(pcm[: frames * SPEECH_SAMPLES]), MEL, frames)
+    windows = mel_windows(log_mel(pcm[: frames * SPEECH_SAMPLES]), KDTALKER.mel, frames)
     return np.concatenate([model.encode(windows[start : start + WINDOW]) for start in range(0, frames, WINDOW)])
 
 

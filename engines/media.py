@@ -83,19 +83,21 @@ class FrameSink(Protocol):
     """Takes finished pictures in order."""
 
     def write(self, frames: ByteArray) -> None:
-        """`frames` u8 (N, 512, 512, 3) RGB."""
+        """`frames` u8 (N, H, W, 3) RGB, of the file's size."""
 
 
 @contextmanager
-def video_file(path: Path, playback: IntArray) -> Iterator[FrameSink]:
+def video_file(path: Path, playback: IntArray, size: tuple[int, int] = (FRAME_SIZE, FRAME_SIZE)) -> Iterator[FrameSink]:
     """An MP4 being written: H.264 at 25 frames a second and `playback` (mono, 48 kHz) as AAC.
+
+    `size`: width and height of the pictures, both even.
 
     The file appears under its name only when the block ends without an error.
     """
     partial = path.with_name(f".{path.name}.partial")
     try:
         with av.open(str(partial), "w", format="mp4", options={"movflags": "+faststart"}) as container:
-            writer = _VideoWriter(container, playback)
+            writer = _VideoWriter(container, playback, size)
             yield writer
             writer.finish()
         partial.replace(path)
@@ -108,11 +110,11 @@ def video_file(path: Path, playback: IntArray) -> Iterator[FrameSink]:
 class _VideoWriter:
     """Interleaves sound with the pictures, so that a reader never has to seek."""
 
-    def __init__(self, container: av.container.OutputContainer, playback: IntArray) -> None:
+    def __init__(self, container: av.container.OutputContainer, playback: IntArray, size: tuple[int, int]) -> None:
         self._container = container
         self._playback = playback
         self._video = container.add_stream("libx264", rate=FPS, options={"crf": "18", "preset": "veryfast"})
-        self._video.width = self._video.height = FRAME_SIZE
+        self._video.width, self._video.height = size
         self._video.pix_fmt = "yuv420p"
         self._audio = container.add_stream("aac", rate=PLAYBACK_RATE, layout="mono", bit_rate=128_000)
         self._pictures = 0

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 
+from engines.cropping import PasteBack
 from engines.media import Speech, video_file
 from engines.pipeline import Talker
-from engines.types import SPEECH_SAMPLES, ByteArray, Identity, MotionTick
+from engines.types import FRAME_SIZE, SPEECH_SAMPLES, ByteArray, FloatArray, Identity, MotionTick
 
-BATCH = 8  # frames rendered and written together
+BATCH = 4  # frames rendered and written together
 
 
 def motions(talker: Talker, identity: Identity, speech: Speech, seed: int = 0) -> Iterator[MotionTick]:
@@ -22,39 +24,33 @@ def motions(talker: Talker, identity: Identity, speech: Speech, seed: int = 0) -
     yield from talker.finish(talk, speech.frames)
 
 
-def frames(talker: Talker, identity: Identity, speech: Speech, seed: int = 0) -> Iterator[ByteArray]:
-    """Pictures of a finite sound as u8 (N, 512, 512, 3) batches of at most `BATCH`."""
-    pending: list[MotionTick] = []
-    for tick in motions(talker, identity, speech, seed):
-        pending.append(tick)
-        if len(pending) == BATCH:
-            yield _render(talker, identity, pending)
-            pending = []
-    if pending:
-        yield _render(talker, identity, pending)
+def frames(talker: Talker, identity: Identity, rows: Iterable[FloatArray]) -> Iterator[ByteArray]:
+    """Pictures of motion rows (70,) as u8 (N, 512, 512, 3) batches of at most `BATCH`."""
+    remaining = iter(rows)
+    while batch := list(islice(remaining, BATCH)):
+        yield talker.render([identity] * len(batch), np.stack(batch))
 
 
 def render_file(
     talker: Talker,
     identity: Identity,
     speech: Speech,
+    rows: Iterable[FloatArray],
     out: Path,
     *,
-    seed: int = 0,
+    paste: PasteBack | None = None,
     on_progress: Callable[[int], None] = lambda done: None,
 ) -> int:
     """Write the talking portrait to `out` (MP4, H.264 + AAC); returns the number of frames.
 
-    `on_progress` is called with the number of frames written so far.
+    `rows`: motion (70,) of every frame, such as `motions` gives; what exceeds the speech is left out. `paste`: the
+    photo that the frames are put back into. `on_progress` is called with the number of frames written so far.
     """
+    size = (FRAME_SIZE, FRAME_SIZE) if paste is None else (paste.photo.shape[1], paste.photo.shape[0])
     done = 0
-    with video_file(out, speech.playback) as sink:
-        for batch in frames(talker, identity, speech, seed):
-            sink.write(batch)
+    with video_file(out, speech.playback, size) as sink:
+        for batch in frames(talker, identity, islice(rows, speech.frames)):
+            sink.write(batch if paste is None else np.stack([paste(frame) for frame in batch]))
             done += len(batch)
             on_progress(done)
     return done
-
-
-def _render(talker: Talker, identity: Identity, ticks: list[MotionTick]) -> ByteArray:
-    return talker.render([identity] * len(ticks), np.stack([tick.motion for tick in ticks]))

@@ -14,14 +14,16 @@ from typing import Any
 import numpy as np
 
 from engines.audio import SILENCE, MelStream
+from engines.cache import cache_folder
 from engines.face_mesh import FaceModel, face_model
 from engines.life import life_model, loudness
 from engines.placing import Placing, RelativePlacing
-from engines.profile import Profile, profile
+from engines.profile import KDTALKER, Profile, profile
 from engines.renderer import Renderer, open_renderer
 from engines.runtime.base import Engine, open_engine
 from engines.sampler import Sampler, SamplerState
 from engines.types import KEYPOINTS, ByteArray, FloatArray, Identity, MelTick, MotionTick
+from engines.weights_files import open_model
 
 
 @dataclass(slots=True)
@@ -103,9 +105,17 @@ class Talker:
         return [MotionTick(first + row, placed[row]) for row in range(len(placed))]
 
 
-def open_talker(name: str = "embedded") -> Talker:
-    """Open every engine of the profile called `name`, each with one thread."""
+def open_talker(name: str = "embedded", weights: str | None = None) -> Talker:
+    """Open every engine of the profile called `name`, each with one thread.
+
+    `weights` says which published weights to take, see `weights_files.open_model`; the embedded profile has its own.
+    """
     chosen = profile(name)
+    if chosen is KDTALKER:
+        model = open_model(weights, cache_folder())
+        from engines.published import published_talker  # needs PyTorch, which `open_model` has made sure of
+
+        return published_talker(model)[0]
     face = face_model()
     folder = files("engines") / "weights" / chosen.name
     with as_file(folder / "audio_encoder.onnx") as path:

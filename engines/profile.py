@@ -52,12 +52,24 @@ EMBEDDED = Profile(
     feature_width=128,
     window=WindowPlan(committed=6, new=2, lookahead=1),
     expression_in_head_frame=True,
-    guidance=(1.5, 1.0),
+    guidance=(2.1, 1.0),
     temperature=(0.3, 1.0),
     limits=Limits(),
 )
 
-PROFILES = {profile.name: profile for profile in (EMBEDDED,)}
+# The published denoiser was trained on 64 frames, so a streamed window keeps that length, most of it settled.
+KDTALKER = Profile(
+    name="kdtalker",
+    mel=MelWindow(columns=16, reach=2120, published=True),
+    feature_width=512,
+    window=WindowPlan(committed=56, new=4, lookahead=4),
+    expression_in_head_frame=False,
+    guidance=(1.0, 1.0),
+    temperature=(1.0, 1.0),
+    limits=Limits(),
+)
+
+PROFILES = {profile.name: profile for profile in (EMBEDDED, KDTALKER)}
 
 
 def profile(name: str) -> Profile:

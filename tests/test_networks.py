@@ -9,10 +9,10 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from engines.audio import log_mel, mel_windows
-from engines.exact import MEL
 from engines.networks import checkpoints
 from engines.networks.checkpoints import CHECKPOINTS, Checkpoint
 from engines.networks.motion_extractor import degrees
+from engines.profile import KDTALKER
 from tests import seeded_weights
 from tests.golden import assert_close, assert_sampled, golden, golden_seed
 from tests.published import array, arrays, capture, manifest, network, our_key
@@ -66,7 +66,7 @@ def test_audio_encoder() -> None:
 def published_windows() -> np.ndarray:
     data = golden("audio")
     sound = data["pcm16"][: int(data["n_used"])].astype(np.float32) / 32768
-    return mel_windows(log_mel(sound), MEL, len(sound) // 640)
+    return mel_windows(log_mel(sound), KDTALKER.mel, len(sound) // 640)
 
 
 def test_motion_extractor() -> None:

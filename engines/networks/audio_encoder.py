@@ -52,8 +52,8 @@ class AudioEncoder(nn.Sequential):
             AudioUnit(AUDIO_WIDTH, AUDIO_WIDTH, 1, 1, 0, residual=False),
         )
 
-    def forward(self, windows: Tensor) -> Tensor:
-        x = windows.unsqueeze(1)
+    def forward(self, mel: Tensor) -> Tensor:
+        x = mel.unsqueeze(1)
         for unit in self:
             x = unit(x)
         return x.flatten(1)

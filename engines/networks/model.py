@@ -70,10 +70,12 @@ class PublishedModel:
     @torch.inference_mode()
     def sample(self, loop: DdimConfig, **inputs: FloatArray) -> FloatArray:
         """One window of motion; inputs by name, shapes and result as in `Ddim.forward`, always float32."""
-        tensors = {name: self._tensor(value) for name, value in inputs.items()}
-        half = self.precision != torch.float32
-        with torch.autocast(self.device.type, dtype=self.precision if half else torch.bfloat16, enabled=half):
-            return _array(Ddim(self.denoiser, loop)(**tensors).float())
+        return _array(self.sampler(loop)(**{name: self._tensor(value) for name, value in inputs.items()}))
+
+    def sampler(self, loop: DdimConfig) -> nn.Module:
+        """`Ddim` over the denoiser, its products in the model's precision."""
+        sampler = Ddim(self.denoiser, loop)
+        return sampler if self.precision == torch.float32 else MixedPrecision(sampler, self.precision)
 
     @torch.inference_mode()
     def prepare(self, volume: FloatArray, keypoints: FloatArray) -> WarpSource:
@@ -110,6 +112,20 @@ class PublishedModel:
 
     def _picture(self, picture: ByteArray) -> Tensor:
         return self._tensor(picture).permute(2, 0, 1)[None] / 255
+
+
+class MixedPrecision(nn.Module):
+    """A module whose matrix products run in half precision, everything between them in float32."""
+
+    def __init__(self, module: nn.Module, precision: torch.dtype) -> None:
+        super().__init__()
+        self.module, self.precision = module, precision
+
+    def forward(self, **inputs: Tensor) -> Tensor:
+        kind = next(iter(inputs.values())).device.type
+        with torch.autocast(kind, dtype=self.precision):
+            result: Tensor = self.module(**inputs)
+        return result.float()
 
 
 def _array(tensor: Tensor) -> FloatArray:
