@@ -13,6 +13,7 @@ from engines import motion
 from engines.eyelids import Eyelids, eyelid_tables
 from engines.face_mesh import FaceModel, to_unit
 from engines.head_field import node_rows, skin_mixing, survey
+from engines.lip_line import LipLine
 from engines.lips import LipModel, closed_rest, gaps_of
 from engines.mouth import MouthTables, mouth_tables
 from engines.mouth_interior import Interior, interior_tables
@@ -43,9 +44,10 @@ def enrol(face: FaceModel, profile: str, portrait: Portrait) -> Identity:
         "rows": np.ascontiguousarray(rows.T),
         "lip_rest": np.maximum(gaps_of(canonical), 0),
     }
+    line = LipLine.of(mesh, photo)
     parts = {
-        "mouth": mouth_tables(mesh, face, pose, around, photo),
-        "interior": interior_tables(mesh, canonical, face, photo, source),
+        "mouth": mouth_tables(mesh, line, face, pose, around, photo),
+        "interior": interior_tables(mesh, line, canonical, face, photo, source),
         "eyelids": eyelid_tables(mesh, face, photo),
     }
     for part, record in parts.items():

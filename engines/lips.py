@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -27,6 +26,7 @@ OUTER_LOWER = np.array([61, 146, 91, 181, 84, 17, 314, 405, 321, 375, 291])
 # Chin, jaw, cheeks, nose and brows: a few pixels between the lips are no reason to move them.
 STILL = np.array([152, 175, 172, 397, 58, 288, 50, 280, 1, 2, 98, 327, 105, 334, 66, 296, 61, 291])
 STIFFNESS = 400.0  # how much lips prefer to move as a whole over being stretched
+RELAXED = 0.5  # share of a toothy smile that rest does not keep
 LOWER_SHARE = 0.6  # of a gap, closed by the lower lip
 OPEN_GAP = 0.03  # a photo with a smaller gap everywhere has closed lips
 PASSES = 2  # closing some pairs may cross others slightly; a second pass settles them
@@ -109,7 +109,18 @@ def closed_rest(face: FaceModel, model: LipModel, mesh: FloatArray) -> FloatArra
     target[OUTER_LOWER[1:-1]] = LOWER_SHARE * gap[OUTER_LOWER[1:-1]]
     target[UPPER_LIP] = (LOWER_SHARE - 1) * gap[UPPER_LIP]
     target[OUTER_UPPER[1:-1]] = (LOWER_SHARE - 1) * gap[OUTER_UPPER[1:-1]]
+    # A broad smile is no rest to speak from: half of its excess width and of its corners' raise goes.
+    half, centre = (inner[-1] - inner[0]) / 2, (inner[-1] + inner[0]) / 2
+    usual = (face.template[INNER_UPPER[-1], 0] - face.template[INNER_UPPER[0], 0]) / 2
+    across = (mesh[:, 0] - centre) / half
+    raised = float(mesh[[13, 14], 1].mean() - mesh[INNER_UPPER[[0, -1]], 1].mean())
+    beside = np.maximum(np.abs(across) - 1, 0) * half
+    above = np.maximum(np.maximum(under, over), 0)
+    near = np.exp(-(beside**2 + above**2) / 0.2**2)
+    wider = RELAXED * max(0.0, half - usual) * np.clip(across, -1, 1) * near
+    target -= RELAXED * max(0.0, raised) * np.minimum(across**2, 1) * near
     expression = np.zeros((model.rows.shape[1], 3), np.float32)
+    expression[:, 0] = face.reading @ wider
     expression[:, 1] = face.reading @ target
     expression[:, 1] += model.change(gaps - model.rows @ expression[:, 1])
     return expression
@@ -120,42 +131,3 @@ def bool_rows(count: int, chosen: NDArray[np.integer]) -> NDArray[np.bool_]:
     mask = np.zeros(count, bool)
     mask[chosen] = True
     return mask
-
-
-@dataclass(frozen=True, slots=True)
-class LipLine:
-    """Both inner lip contours of the photo as heights over a straight mouth axis.
-
-    `axes` f32 (2, 2): rows are the unit vectors along the mouth and down; `origin` f32 (2,) its left
-    corner. `x` (n,), `upper` (n,), `lower` (n,): a dense polyline in that frame, pixels.
-    """
-
-    axes: FloatArray
-    origin: FloatArray
-    x: FloatArray
-    upper: FloatArray
-    lower: FloatArray
-
-    @staticmethod
-    def of(mesh: FloatArray) -> LipLine:
-        corners = mesh[[INNER_UPPER[0], INNER_UPPER[-1]], :2]
-        along = (corners[1] - corners[0]) / np.linalg.norm(corners[1] - corners[0])
-        axes = np.stack([along, np.array([-along[1], along[0]])]).astype(np.float32)
-        contours = [(mesh[indices, :2] - corners[0]) @ axes.T for indices in (INNER_UPPER, INNER_LOWER)]
-        x = np.linspace(0, contours[0][-1, 0], 200).astype(np.float32)
-        upper, lower = (_smooth_height(contour, x) for contour in contours)
-        lower = np.maximum(lower, upper)
-        return LipLine(axes, corners[0].astype(np.float32), x, upper, lower)
-
-    def heights(self, points: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
-        """Points (..., 2) in pixels -> x and y in the mouth's frame, and both contours' y there."""
-        x, y = np.moveaxis((points - self.origin) @ self.axes.T, -1, 0)
-        return x, y, np.interp(x, self.x, self.upper).astype(np.float32), np.interp(x, self.x, self.lower).astype(np.float32)
-
-
-def _smooth_height(contour: FloatArray, x: FloatArray) -> FloatArray:
-    """Height of a contour (n, 2) over `x`, its vertices rounded off a little."""
-    height = np.interp(x, contour[:, 0], contour[:, 1])
-    kernel = cv2.getGaussianKernel(21, 5.0)[:, 0]
-    padded = np.pad(height, 10, mode="reflect", reflect_type="odd")
-    return np.convolve(padded, kernel, "valid").astype(np.float32)

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from engines.face_mesh import FaceModel, Pose
 from engines.head_field import Surroundings, node_rows, skin_mixing, smoothstep
-from engines.lips import INNER_LOWER, INNER_UPPER, LOWER_LIP, UPPER_LIP, LipLine, bool_rows
+from engines.lip_line import LipLine
+from engines.lips import INNER_LOWER, INNER_UPPER, LOWER_LIP, UPPER_LIP, bool_rows
 from engines.mouth_interior import Interior, draw_interior
 from engines.types import FRAME_SIZE, ByteArray, FloatArray
 from engines.warp_field import SUPERSAMPLING, Lattice, identity_map, invert, pixel_map
@@ -53,11 +54,10 @@ class MouthTables:
 
 
 def mouth_tables(
-    mesh: FloatArray, face: FaceModel, pose: Pose, around: Surroundings, photo: ByteArray
+    mesh: FloatArray, line: LipLine, face: FaceModel, pose: Pose, around: Surroundings, photo: ByteArray
 ) -> MouthTables:
     """Cut the two layers; `mesh` (478, 3) crop pixels, `photo` the supersampled crop."""
     unit = float(np.linalg.norm(mesh[33] - mesh[263]))
-    line = LipLine.of(mesh)
     ring = mesh[[*INNER_UPPER, *INNER_LOWER], :2]
     low = ring.min(0) - unit * np.array([0.15, 0.18]) - PAD * STEP
     high = ring.max(0) + unit * np.array([0.15, 0.34]) + PAD * STEP

@@ -14,7 +14,8 @@ import numpy as np
 from engines import motion
 from engines.face_mesh import FaceModel
 from engines.head_field import smoothstep
-from engines.lips import CHIN, LOWER_MIDDLE, UPPER_MIDDLE, LipLine
+from engines.lip_line import LipLine
+from engines.lips import CHIN, LOWER_MIDDLE, UPPER_MIDDLE
 from engines.types import FRAME_SIZE, ByteArray, FloatArray
 from engines.warp_field import SUPERSAMPLING, identity_map
 
@@ -22,7 +23,8 @@ MILLIMETRE = 1 / 92
 DEPTH = 0.07  # teeth behind the lips
 OWN_TEETH_GAP = 0.06  # from this opening on, the photo's own teeth are used
 UPPER_EDGE = 2.2 * MILLIMETRE  # drawn upper incisors end this far below the closed lip line
-LOWER_EDGE = -0.6 * MILLIMETRE  # drawn lower incisors begin here
+SPOKEN_EDGE = 3.3 * MILLIMETRE  # the photo's own, too, once its smile has gone
+LOWER_EDGE = -1.4 * MILLIMETRE  # drawn lower incisors begin here
 FOLLOW_LIP = 0.65  # share of the upper lip's raise that drawn teeth take part in, else they look like dentures
 JAW_BY_LIP, JAW_BY_CHIN = 0.7, 0.3
 GRAIN = 4.0  # texture pixels per millimetre
@@ -49,18 +51,19 @@ class Interior:
 
 
 def interior_tables(
-    mesh: FloatArray, canonical: FloatArray, face: FaceModel, photo: ByteArray, source: FloatArray
+    mesh: FloatArray, line: LipLine, canonical: FloatArray, face: FaceModel, photo: ByteArray, source: FloatArray
 ) -> Interior:
     """`mesh` (478, 3) crop pixels, `canonical` (478, 3), `photo` the supersampled crop, `source` (70,)."""
     lip_line = (canonical[UPPER_MIDDLE] + canonical[LOWER_MIDDLE]) / 2
     anchor = (lip_line + np.array([0, 0, DEPTH])).astype(np.float32)
+    teeth = anchor
+    follow_lip = face.mixing[UPPER_MIDDLE]
     follow = np.stack(
         [
-            FOLLOW_LIP * face.mixing[UPPER_MIDDLE],
+            FOLLOW_LIP * follow_lip,
             JAW_BY_LIP * face.mixing[LOWER_MIDDLE] + JAW_BY_CHIN * face.mixing[CHIN],
         ]
     ).astype(np.float32)
-    line = LipLine.of(mesh)
     unit = float(np.linalg.norm(mesh[33] - mesh[263]))
     opening = line.lower - line.upper
     if opening.max() > OWN_TEETH_GAP * unit:
@@ -69,13 +72,20 @@ def interior_tables(
         upper, origin = _own_teeth(line, placed, _turn(source), photo)
         light = _light_of_teeth(upper)
         shown = float(opening.mean() * line.x[-1])
+        # A smile shows more of them than speech does: with the lip's raise gone, they lie higher.
+        raised = float((follow_lip @ motion.expression(source))[1])
+        middle = len(line.x) // 2
+        excess = max(0.0, _below(line.lower[middle], line, placed, source) - SPOKEN_EDGE)
+        if raised < -0.02:
+            teeth = anchor - np.array([0, excess, 0], np.float32)
+            follow[0] = excess / raised * follow_lip
     else:
         light = _light(mesh, photo)
         upper, origin = _teeth(_UPPER, light, down=True)
         shown = 0.0
     jaw, jaw_origin = _jaw(light)
     return Interior(
-        np.stack([anchor, anchor]),
+        np.stack([teeth, anchor]),
         follow,
         np.stack([origin, jaw_origin]).astype(np.float32),
         upper,
@@ -116,6 +126,14 @@ def _turn(frame: FloatArray) -> FloatArray:
     return np.asarray(frame[motion.SCALE] * motion.rotation(frame[motion.ANGLES]), np.float32)
 
 
+def _below(height: float, line: LipLine, placed: FloatArray, source: FloatArray) -> float:
+    """How far below the closed lip line, `placed` (3,), a height in the middle of the photo's mouth is."""
+    point = line.origin + np.array([line.x[len(line.x) // 2], height]) @ line.axes
+    down = _turn(source)[1, :2] * (FRAME_SIZE / 2)
+    offset = point - (placed[:2] * (FRAME_SIZE / 2) + FRAME_SIZE / 2)
+    return float(offset @ down / (down @ down))
+
+
 def _odd(size: float) -> tuple[int, int]:
     side = max(1, int(size)) | 1
     return side, side
@@ -129,7 +147,7 @@ def _own_teeth(line: LipLine, placed: FloatArray, turn: FloatArray, photo: ByteA
     pixels = (identity_map(width, height) - origin) @ linear.T + placed[:2] * (FRAME_SIZE / 2) + FRAME_SIZE / 2
     x, y, upper, lower = line.heights(pixels)
     middle = (upper + lower) / 2
-    inside = np.clip(y, np.minimum(upper + 1.5, middle), np.maximum(lower - 1.0, middle))
+    inside = np.clip(y, np.minimum(upper + 1.0, middle), np.maximum(lower - 0.7, middle))
     where = line.origin + np.stack([x, inside], -1) @ line.axes
     colour = cv2.remap(photo, (SUPERSAMPLING * where).astype(np.float32), None, cv2.INTER_LINEAR)
     mask = np.clip(0.5 + (lower + 0.5 - y) / 1.0, 0, 1) * np.clip(0.5 + (y - upper + 9) / 6, 0, 1)
@@ -212,9 +230,9 @@ def _jaw(light: FloatArray) -> tuple[ByteArray, FloatArray]:
     teeth = np.pad(teeth, ((int(room * GRAIN), 0), (0, 0), (0, 0)))
     height, width = teeth.shape[:2]
     x, y = np.moveaxis(identity_map(width, height) / GRAIN, -1, 0)
-    x = (x - width / GRAIN / 2) / 17.0
+    x = (x - width / GRAIN / 2) / 20.0
     y = y - room - 3.0  # millimetres below the biting edge
-    top = -5.5 + 7.0 * x**2
+    top = -6.5 + 7.0 * x**2
     body = smoothstep(y - top, 0, 2.5) * (1 - smoothstep(np.abs(x), 0.85, 1.05))
     shade = 0.4 + 0.6 * smoothstep(y - top, 0, 7.0)
     groove = 1 - 0.14 * np.exp(-((x / 0.07) ** 2)) * smoothstep(y - top, 0, 3)
