@@ -103,7 +103,7 @@ def window_graph(loop: Ddim, frames: int, *, stepped: bool = False, tolerance: f
     """The sampler of a denoiser with `loop`'s schedule: all steps in one graph, or one step (`stepped`)."""
     network = loop.denoiser
     inputs = window_inputs(frames, network.config.audio_width)
-    facts: dict[str, object] = {"frames": frames, "steps": loop.config.timesteps()}
+    facts: dict[str, object] = {"frames": frames, "steps": loop.config.steps, "timesteps": loop.config.timesteps()}
     if stepped:
         inputs += (
             spec("state", BATCH, frames, MOTION_WIDTH),
@@ -180,6 +180,7 @@ def published(
         count(model.appearance, model.warping.dense_motion_network.compress),
         {"picture": "RGB 0..255", "keypoints": GRID, "volumes": "features", "heatmaps": "0..1"},
         {"sampling": sampling},
+        batches=(1, 3),
     )
     size = (VOLUME_DEPTH, VOLUME_SIDE, VOLUME_SIDE)
     shape = (FRAME_SIZE, FRAME_SIZE, 3) if pixels == "rgb" else (FRAME_SIZE * 3 // 2, FRAME_SIZE)
@@ -196,6 +197,7 @@ def published(
         count(model.warping, model.decoder),
         {"keypoints": GRID, "rows": "row of the tables, 0-based", "frames": f"{pixels.upper()} 0..255"},
         {"sampling": sampling, "pixels": pixels, "tables": ["source", *(each.name for each in tables(sampling, ""))]},
+        batches=(1,),  # a frame is 1.1 TFLOP
     )
     small = count(model.stitching)
     yield Graph(

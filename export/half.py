@@ -18,8 +18,9 @@ from engines.types import KDTalkerError
 WEIGHTED = {"Conv", "ConvTranspose", "Gemm"}
 # Keep the type of their first input: they move numbers about, or bend each by itself without leaving its range.
 FOLLOWING = {
-    "AveragePool", "DepthToSpace", "Expand", "Flatten", "Gather", "Gelu", "Identity", "LeakyRelu", "MaxPool", "Neg", "Pad",
-    "Relu", "Reshape", "Resize", "Sigmoid", "Slice", "Split", "Squeeze", "Tanh", "Tile", "Transpose", "Unsqueeze",
+    "AveragePool", "DepthToSpace", "Expand", "Flatten", "Gather", "Gelu", "Identity", "LeakyRelu", "MaxPool", "Neg",
+    "Pad", "Relu", "Reshape", "Resize", "Sigmoid", "Slice", "Split", "Squeeze", "Tanh", "Tile", "Transpose",
+    "Unsqueeze",
 }  # fmt: skip
 # Half where all that is not constant is half, else float32.
 MIXING = {"Add", "Sub", "Mul", "Where", "Min", "Max"}
@@ -79,8 +80,8 @@ class _Conversion:
     def _convert(self, node: onnx.NodeProto) -> None:
         target = self._target(node)
         if target is not None:
-            for index, name in enumerate(node.input):
-                node.input[index] = self._as(name, target)
+            for index, name in enumerate(node.input[:1] if node.op_type == "Resize" else node.input):
+                node.input[index] = self._as(name, target)  # the scales of a resize are float32 in any case
         leaving = target == TensorProto.FLOAT16 and self._within(node, LEAVING_LAYERS) and node.op_type in WEIGHTED
         self.nodes.append(node)
         if target == TensorProto.FLOAT16:

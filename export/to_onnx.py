@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -66,8 +65,8 @@ def window_example(profile: Profile, batch: int = 2, seed: int = 0) -> dict[str,
     return drawn | {"mask": mask, "guidance": 1.5 * ones, "temperature": 0.5 * ones}
 
 
-def embedded(encoder: AudioFeatures, loop: Ddim, recipe: Mapping[str, Any]) -> Iterator[Graph]:
-    """Graphs of the embedded profile; `recipe`: guidance and temperature as (mouth, rest) pairs."""
+def embedded(encoder: AudioFeatures, loop: Ddim) -> Iterator[Graph]:
+    """Graphs of the embedded profile."""
     plan, mel = EMBEDDED.window, EMBEDDED.mel
     facts: dict[str, object] = {"columns": mel.columns, "reach": mel.reach}
     yield Graph(
@@ -85,20 +84,20 @@ def embedded(encoder: AudioFeatures, loop: Ddim, recipe: Mapping[str, Any]) -> I
         "lookahead": plan.lookahead,
         "steps": loop.config.steps,
         "context_time": loop.config.context_time,
-        "guidance": dict(zip(("mouth", "rest"), recipe["guidance"], strict=True)),
-        "temperature": dict(zip(("mouth", "rest"), recipe["temperature"], strict=True)),
+        "guidance": dict(zip(("mouth", "rest"), EMBEDDED.guidance, strict=True)),
+        "temperature": dict(zip(("mouth", "rest"), EMBEDDED.temperature, strict=True)),
     }
     window = window_graph(loop, plan.length)
     yield replace(window, facts={**window.facts, **facts})
 
 
-def random_embedded(seed: int) -> tuple[AudioFeatures, Ddim, dict[str, Any]]:
+def random_embedded(seed: int) -> tuple[AudioFeatures, Ddim]:
     """Networks of the embedded profile's sizes with random weights."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         encoder = AudioFeatures(columns=EMBEDDED.mel.columns, width=EMBEDDED.feature_width)
         loop = Ddim(Denoiser(SIZES), SAMPLING)
-    return encoder.eval(), loop.eval(), {"guidance": EMBEDDED.guidance, "temperature": EMBEDDED.temperature}
+    return encoder.eval(), loop.eval()
 
 
 def export_graph(

@@ -170,7 +170,9 @@ class FoldedSpade(nn.Module):
         self.shared: nn.Module = shared if factor == 1 else UpsampledConv(shared, factor)
         gamma, beta = spade.mlp_gamma, spade.mlp_beta
         self.scale_and_shift = nn.Conv2d(gamma.in_channels, 2 * gamma.out_channels, 3, padding=1)
-        assert gamma.bias is not None and beta.bias is not None and self.scale_and_shift.bias is not None
+        assert gamma.bias is not None
+        assert beta.bias is not None
+        assert self.scale_and_shift.bias is not None
         with torch.no_grad():
             self.scale_and_shift.weight.copy_(torch.cat([gamma.weight, beta.weight]))
             self.scale_and_shift.bias.copy_(torch.cat([gamma.bias + 1, beta.bias]))

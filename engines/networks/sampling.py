@@ -101,7 +101,7 @@ class UpsampledConv(nn.Module):
         # Each convolution gives one row or column more than needed: the first outputs start at 0, the last at 1.
         four = self._apply(x, "corners", (1, 1), 4)
         rows = [
-            [part[..., row : row + height, column : column + width] for column, part in enumerate(four[2 * row : 2 * row + 2])]
+            [four[2 * row + column][..., row : row + height, column : column + width] for column in (0, 1)]
             for row in (0, 1)
         ]
         if self.factor > 2:

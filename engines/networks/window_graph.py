@@ -133,7 +133,7 @@ class _Conditioned(nn.Module):
         if not self.per_token:
             return step[None]
         frames = torch.where(settled, context, step)
-        return torch.cat([clean.expand(len(frames), PREFIX, -1), frames], 1)
+        return torch.cat([clean.expand(frames.shape[0], PREFIX, -1), frames], 1)
 
     def _denoise(self, x: Tensor, modulations: Tensor) -> Tensor:
         parts = modulations.split(self.width, -1)
@@ -155,7 +155,7 @@ class WindowGraph(_Conditioned):
         super().__init__(loop, frames)
         steps = loop.config.timesteps()
         if len(steps) > MOST_UNROLLED:
-            raise EngineError(f"{len(steps)} steps are not unrolled into a graph (at most {MOST_UNROLLED}); use the step.")
+            raise EngineError(f"{len(steps)} steps are not unrolled (at most {MOST_UNROLLED}); export the step.")
         clean, context = 0, loop.config.context_time
         with torch.no_grad():
             rows = self.get_buffer("embedded")[[*steps, clean, *([] if context is None else [context])]]
