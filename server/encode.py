@@ -27,8 +27,10 @@ VIDEO_CLOCK = 90_000  # RFC 7741, RFC 6184
 PICTURE_PTS = VIDEO_CLOCK // FPS
 PACKET_SAMPLES = PLAYBACK_SAMPLES // 2
 WAITING_PICTURES = 2  # then the oldest gives way: the newest is what a viewer should see
+KEYFRAME_BITS = 200_000  # what a key frame of 512 x 512 may take at the least
 KEYFRAME_PAUSE = 0.5  # seconds: a receiver repeats its request until the picture is there
-BITRATE_STEP, BITRATE_PAUSE = 0.15, 3.0  # changes below, or sooner (s), are not worth the key frame they cost
+BITRATE_STEP = 0.25  # of the bitrate: smaller changes are not worth the key frame they cost
+BITRATE_DOWN, BITRATE_UP = 2.0, 8.0  # seconds between changes: quick when the line is poor, patient when it is good
 
 logger = logging.getLogger(__name__)
 
@@ -80,8 +82,8 @@ def vp8(width: int, height: int, bitrate: int) -> VideoCodecContext:
     """libvpx for a live call: constant bitrate, no look-ahead, no temporal denoiser.
 
     Not `error-resilient`: lost packets are asked for again or answered with a key frame, and independent
-    entropy contexts would cost bits in every frame. A key frame may take six average frames, so that it
-    does not hold up the frames behind it.
+    entropy contexts would cost bits in every frame. A key frame may be as large as a clean face needs and
+    no larger, so that it does not hold up the frames behind it.
     """
     codec = _context("libvpx", width, height, bitrate)
     codec.qmin, codec.qmax = 2, 56
@@ -91,9 +93,9 @@ def vp8(width: int, height: int, bitrate: int) -> VideoCodecContext:
         "lag-in-frames": "0",
         "minrate": str(bitrate),
         "maxrate": str(bitrate),
-        "bufsize": str(bitrate * 6 // 10),
-        "rc_init_occupancy": str(bitrate * 4 // 10),
-        "max-intra-rate": "600",
+        "bufsize": str(max(bitrate * 8 // 10, 3 * KEYFRAME_BITS)),
+        "rc_init_occupancy": str(max(bitrate * 6 // 10, 2 * KEYFRAME_BITS)),  # the first picture takes half of it
+        "max-intra-rate": str(max(600, 100 * KEYFRAME_BITS * FPS // bitrate)),
         "undershoot-pct": "100",
         "overshoot-pct": "15",
         "static-thresh": "1",
@@ -198,9 +200,11 @@ class VideoEncoder:
             now = time.monotonic()
             height, width = rgb.shape[:2]
             wanted = self._wanted
-            moved = abs(wanted - bitrate) > BITRATE_STEP * bitrate and now - opened_at > BITRATE_PAUSE
-            if codec is None or moved or (codec.width, codec.height) != (width, height):
+            pause = BITRATE_DOWN if wanted < bitrate else BITRATE_UP
+            moved = abs(wanted - bitrate) > BITRATE_STEP * bitrate or wanted == self._largest != bitrate
+            if codec is None or (moved and now - opened_at > pause) or (codec.width, codec.height) != (width, height):
                 codec, bitrate, opened_at = self._format(width, height, wanted), wanted, now
+                logger.debug("%d x %d at %d bit/s", width, height, bitrate)
             frame = _picture(tick, rgb)
             if self._keyframe_wanted and now - keyframe_at > KEYFRAME_PAUSE:
                 frame.pict_type = PictureType.I

@@ -45,7 +45,7 @@ class Settings(BaseSettings):
     compute_allowance: float = Field(0.036, ge=0, le=1)
     """Time that the networks, the renderer and the encoder have for one frame before it is late."""
     video_bitrate: int = Field(1_200_000, ge=100_000, le=8_000_000)
-    min_video_bitrate: int = Field(250_000, ge=50_000)
+    min_video_bitrate: int = Field(350_000, ge=50_000)
     audio_bitrate: int = Field(48_000, ge=16_000, le=128_000)
 
     ice_servers: tuple[IceServer, ...] = ()

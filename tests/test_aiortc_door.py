@@ -11,11 +11,11 @@ import pytest
 from aiortc import RTCConfiguration, RTCPeerConnection, RTCRtpSender
 from aiortc.rtp import RTCP_PSFB_APP, RtcpPsfbPacket, RtpPacket, pack_remb_fci
 
+from benchmarks.peer import Voice, connect
 from server import aiortc_door as door
 from server.encode import SpeechEncoder, VideoEncoder
 from server.metrics import CallMetrics, Metrics
 from server.tracks import AvatarAudioTrack, AvatarVideoTrack
-from tests.peer import Voice, connect
 
 
 @pytest.fixture

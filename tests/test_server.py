@@ -11,8 +11,8 @@ from pathlib import Path
 import httpx
 import pytest
 
+from benchmarks.peer import Peer, RefusedError
 from tests.conftest import LiveServer, free_port, start_server, stop_server
-from tests.peer import Peer, RefusedError
 
 pytestmark = pytest.mark.timeout(120)
 

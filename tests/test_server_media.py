@@ -10,8 +10,8 @@ import httpx
 import numpy as np
 import pytest
 
+from benchmarks.peer import PACKET, RATE, Peer
 from tests.conftest import LiveServer
-from tests.peer import PACKET, RATE, Peer
 
 pytestmark = pytest.mark.timeout(120)
 

@@ -11,10 +11,10 @@ from aiortc import RTCConfiguration, RTCPeerConnection
 from aiortc.mediastreams import MediaStreamError
 from av.packet import Packet
 
+from benchmarks.peer import Voice, connect
 from server import aiortc_door as door
 from server.metrics import CallMetrics, Metrics
 from server.tracks import BACKLOG, AvatarAudioTrack, AvatarVideoTrack, MicrophoneReader
-from tests.peer import Voice, connect
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""A caller as a browser is one: a real aiortc peer that speaks, listens and looks."""
+"""A caller as a browser is one: a real aiortc peer that speaks, listens and looks; for benchmarks and tests."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import httpx
 import numpy as np
 from aiortc import MediaStreamTrack, RTCConfiguration, RTCPeerConnection, RTCRtpReceiver, RTCSessionDescription
 from aiortc.mediastreams import MediaStreamError
-from aiortc.rtp import RtpPacket
+from aiortc.rtp import AnyRtcpPacket, RtcpSrPacket, RtpPacket
 
 RATE = 48_000
 PACKET = 960
@@ -52,9 +52,12 @@ class Voice(MediaStreamTrack):
 class Received:
     """What came back, with the moment of each arrival (monotonic seconds)."""
 
-    pictures: list[tuple[float, np.ndarray]] = field(default_factory=list)  # RGB
+    moments: list[float] = field(default_factory=list)  # of every decoded picture
+    pictures: list[tuple[float, np.ndarray]] = field(default_factory=list)  # RGB, those that are kept
     sound: list[tuple[float, np.ndarray]] = field(default_factory=list)  # i16 mono
+    # by kind: (arrival, RTP timestamp) of packets, (NTP time, RTP timestamp) of sender reports
     timestamps: dict[str, list[tuple[float, int]]] = field(default_factory=lambda: {"audio": [], "video": []})
+    reports: dict[str, list[tuple[int, int]]] = field(default_factory=lambda: {"audio": [], "video": []})
     sizes: dict[int, int] = field(default_factory=dict)  # bytes of each picture, by RTP timestamp
 
 
@@ -171,6 +174,7 @@ class Peer:
                 return
             now = time.monotonic()
             if isinstance(frame, av.VideoFrame):
+                self.received.moments.append(now)
                 if self.count % self._every == 0:
                     self.received.pictures.append((now, frame.to_ndarray(format="rgb24")))
                 self.count += 1
@@ -180,7 +184,7 @@ class Peer:
                 self.received.sound.append((now, frame.to_ndarray().reshape(-1, channels)[:, 0].copy()))
 
     def _watch_packets(self, receiver: Any, kind: str) -> None:
-        """Note the RTP timestamp of every packet, before any buffer sees it."""
+        """Note every packet's RTP timestamp and every sender report's pair of times, before any buffer sees them."""
         handle = receiver._handle_rtp_packet
         seen, sizes = self.received.timestamps[kind], self.received.sizes
 
@@ -191,6 +195,14 @@ class Peer:
             await handle(packet, arrival_time_ms)
 
         receiver._handle_rtp_packet = noting
+        handle_report, reports = receiver._handle_rtcp_packet, self.received.reports[kind]
+
+        async def noting_reports(packet: AnyRtcpPacket) -> None:
+            if isinstance(packet, RtcpSrPacket):
+                reports.append((packet.sender_info.ntp_timestamp, packet.sender_info.rtp_timestamp))
+            await handle_report(packet)
+
+        receiver._handle_rtcp_packet = noting_reports
 
 
 class RefusedError(Exception):
