@@ -45,7 +45,7 @@ def enrol(face: FaceModel, profile: str, portrait: Portrait) -> Identity:
         "lip_rest": np.maximum(gaps_of(canonical), 0),
     }
     line = LipLine.of(mesh, photo)
-    parts = {
+    parts: dict[str, MouthTables | Interior | Eyelids] = {
         "mouth": mouth_tables(mesh, line, face, pose, around, photo),
         "interior": interior_tables(mesh, line, canonical, face, photo, source),
         "eyelids": eyelid_tables(mesh, face, photo),

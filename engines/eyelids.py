@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from engines.face_mesh import FaceModel
 from engines.head_field import smoothstep
 from engines.types import ByteArray, FloatArray
-from engines.warp_field import SUPERSAMPLING, identity_map
+from engines.warp_field import SUPERSAMPLING, identity_map, sample
 
 # Upper and lower lid from the corner at the picture's left to the one at its right.
 EYES = (
@@ -35,8 +35,8 @@ SLACK = 0.04  # closure below this is the tracker's noise
 class Eyelids:
     """Prepared once per photo, supersampled pixels.
 
-    `corner` int (2, 2): left, top of each eye's patch. `right`, `left` u8 (LEVELS, h, w, 3): the patch
-    at the picture's left and right in every state. `rows` f32 (2, 21): keypoint offsets (their y) to closure.
+    `corner` int (2, 2): left, top of each eye's patch. `first`, `second` u8 (LEVELS, h, w, 3): the patch
+    at the picture's left and at its right in every state. `rows` f32 (2, 21): keypoint offsets (their y) to closure.
     """
 
     corner: NDArray[np.int32]
@@ -64,19 +64,18 @@ class _Eye:
     skin: FloatArray
     unit: float
 
-    def skin_at(self, shift: FloatArray) -> FloatArray:
+    def skin_at(self, shift: NDArray[np.floating]) -> FloatArray:
         """`skin` moved down by `shift` pixels."""
-        moved = (self.pixels - shift[..., None] * self.down).astype(np.float32)
-        return np.asarray(cv2.remap(self.skin, moved, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE), np.float32)
+        return sample(self.skin, self.pixels - shift[..., None] * self.down)
 
 
 def closure_rows(face: FaceModel) -> FloatArray:
     """(2, 21): y offsets of the keypoints -> how far each eye is closed, 0 open to 1 closed."""
     rows = []
     for upper, lower in EYES:
-        inner = slice(3, 6)
-        lost = face.mixing[list(upper[inner])].mean(0) - face.mixing[list(lower[inner])].mean(0)
-        opening = (face.template[list(lower[inner]), 1] - face.template[list(upper[inner]), 1]).mean()
+        above, below = list(upper[3:6]), list(lower[3:6])
+        lost = face.mixing[above].mean(0) - face.mixing[below].mean(0)
+        opening = (face.template[below, 1] - face.template[above, 1]).mean()
         rows.append(lost / (TRACKED_BLINK * opening))
     return np.asarray(rows, np.float32)
 
@@ -84,12 +83,10 @@ def closure_rows(face: FaceModel) -> FloatArray:
 def eyelid_tables(mesh: FloatArray, face: FaceModel, photo: ByteArray) -> Eyelids:
     """Paint every state of both eyes; `mesh` (478, 3) crop pixels, `photo` the supersampled crop."""
     unit = SUPERSAMPLING * float(np.linalg.norm(mesh[33] - mesh[263]))
-    corners, patches = [], []
-    for upper, lower in EYES:
-        corner, states = _paint(mesh[list(upper), :2], mesh[list(lower), :2], unit, photo)
-        corners.append(corner)
-        patches.append(states)
-    return Eyelids(np.array(corners, np.int32), *patches, closure_rows(face))
+    (first_corner, first), (second_corner, second) = (
+        _paint(mesh[list(upper), :2], mesh[list(lower), :2], unit, photo) for upper, lower in EYES
+    )
+    return Eyelids(np.array([first_corner, second_corner], np.int32), first, second, closure_rows(face))
 
 
 def blinked(eyelids: Eyelids, expression: FloatArray, photo: ByteArray, scratch: ByteArray) -> ByteArray:
@@ -149,7 +146,10 @@ def _paint(upper: FloatArray, lower: FloatArray, unit: float, photo: ByteArray) 
         unit=unit,
     )
     states = [_state(float(closure), eye) for closure in np.linspace(0, 1, LEVELS)]
-    fade = np.minimum(np.minimum(pixels[..., 0], size[0] - 1 - pixels[..., 0]), np.minimum(pixels[..., 1], size[1] - 1 - pixels[..., 1]))
+    fade = np.minimum(
+        np.minimum(pixels[..., 0], size[0] - 1 - pixels[..., 0]),
+        np.minimum(pixels[..., 1], size[1] - 1 - pixels[..., 1]),
+    )
     window = smoothstep(fade, 0, 0.04 * unit)[..., None]
     states = [np.clip(view + (state - view) * window + 0.5, 0, 255).astype(np.uint8) for state in states]
     return (int(low[0]), int(low[1])), np.stack(states)
@@ -180,9 +180,8 @@ def _state(closure: float, eye: _Eye) -> FloatArray:
     """One state, float RGB."""
     view, y, up, low, gap, unit = eye.view, eye.y, eye.up, eye.low, eye.gap, eye.unit
 
-    def sample(shift: FloatArray) -> FloatArray:
-        moved = (eye.pixels - shift[..., None] * eye.down).astype(np.float32)
-        return np.asarray(cv2.remap(view, moved, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE), np.float32)
+    def moved(shift: NDArray[np.floating]) -> FloatArray:
+        return sample(view, eye.pixels - shift[..., None] * eye.down)
 
     drop = closure * (MEETING * gap + closure * OVERSHOOT * unit * eye.reach)
     rise = closure * (1 - MEETING) * gap
@@ -191,9 +190,9 @@ def _state(closure: float, eye: _Eye) -> FloatArray:
     below = 1 - smoothstep(y - edge_low, 0, 0.13 * unit)
     above = 1 - smoothstep(up - y, 0, 0.13 * unit)
     shift = np.where(y > edge_low, -rise * below, np.where(y < up, 0.12 * drop * above, 0))
-    state = sample(shift)
+    state = moved(shift)
     # The eyeball lies in the lid's shadow.
-    shadow = (y > edge_up) * (y < edge_low) * np.exp(-((y - edge_up) / (0.03 * unit)) ** 2)
+    shadow = (y > edge_up) * (y < edge_low) * np.exp(-(((y - edge_up) / (0.03 * unit)) ** 2))
     state *= (1 - 0.25 * closure * shadow)[..., None]
     # The lid's skin, from the fold to the lashes: bulging, a little darker at the fold and under its edge.
     lash = LASHES * unit
@@ -211,7 +210,7 @@ def _state(closure: float, eye: _Eye) -> FloatArray:
     distance = y - edge_up
     band = smoothstep(distance, -1.1 * lash, -0.2 * lash) * (1 - smoothstep(distance, 0.15 * lash, 0.75 * lash))
     band = band * eye.reach * smoothstep(np.asarray(closure), 0, 0.1)
-    darkening = np.clip(sample(drop) / np.maximum(eye.skin_at(drop), 1), 0.25, 1.02)
+    darkening = np.clip(moved(drop) / np.maximum(eye.skin_at(drop), 1), 0.25, 1.02)
     state += (eye.skin * darkening - state) * band[..., None]
     line = np.exp(-((distance / (0.3 * lash)) ** 2)) * eye.reach * smoothstep(np.asarray(closure), 0.5, 1.0)
     state *= (1 - 0.3 * line)[..., None]

@@ -20,12 +20,12 @@ from engines.warp_field import Lattice, interpolate
 
 ROW = 25
 # fmt: off
-OVAL = np.array([10, 338, 297, 332, 284, 251, 389, 356, 454, 323, 361, 288, 397, 365, 379, 378, 400, 377, 152, 148, 176,
-                 149, 150, 136, 172, 58, 132, 93, 234, 127, 162, 21, 54, 103, 67, 109])
+OVAL = np.array([10, 338, 297, 332, 284, 251, 389, 356, 454, 323, 361, 288, 397, 365, 379, 378, 400, 377, 152, 148,
+                 176, 149, 150, 136, 172, 58, 132, 93, 234, 127, 162, 21, 54, 103, 67, 109])
 # Lids and irises. They move by `engines.eyelids` alone; their keypoints must not drag the skin around them.
-LIDS = np.array([7, 163, 144, 145, 153, 154, 155, 173, 157, 158, 159, 160, 161, 246, 25, 110, 24, 23, 22, 26, 112, 190, 56,
-                 28, 27, 29, 30, 247, 249, 390, 373, 374, 380, 381, 382, 398, 384, 385, 386, 387, 388, 466, 255, 339, 254,
-                 253, 252, 256, 341, 414, 286, 258, 257, 259, 260, 467, *range(468, 478)])
+LIDS = np.array([7, 163, 144, 145, 153, 154, 155, 173, 157, 158, 159, 160, 161, 246, 25, 110, 24, 23, 22, 26, 112, 190,
+                 56, 28, 27, 29, 30, 247, 249, 390, 373, 374, 380, 381, 382, 398, 384, 385, 386, 387, 388, 466, 255,
+                 339, 254, 253, 252, 256, 341, 414, 286, 258, 257, 259, 260, 467, *range(468, 478)])
 # fmt: on
 
 # All in eye distances unless said otherwise.
@@ -42,13 +42,12 @@ class Surroundings:
     """What lies around the face, per pixel of the crop; all f32.
 
     `depth` (512, 512) half crop widths. `rigid`, `expressive` (512, 512) weights of the head's move and
-    of the expression. `nearest` (512, 512) integer index into the densified oval, for spots outside it.
+    of the expression.
     """
 
     depth: FloatArray
     rigid: FloatArray
     expressive: FloatArray
-    outside: FloatArray
 
 
 def smoothstep(value: NDArray[np.floating], start: float, end: float) -> FloatArray:
@@ -63,8 +62,7 @@ def survey(mesh: FloatArray) -> Surroundings:
     outline = mesh[OVAL]
     hull = np.zeros((FRAME_SIZE, FRAME_SIZE), np.uint8)
     cv2.fillPoly(hull, [np.round(outline[:, :2] * 16).astype(np.int32)], 1, shift=4)
-    distance, label = cv2.distanceTransformWithLabels(1 - hull, cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL)
-    distance = distance / unit
+    distance = np.asarray(cv2.distanceTransform(1 - hull, cv2.DIST_L2, 5), np.float32) / unit
 
     lattice = Lattice(0, 0, FRAME_SIZE // 2, FRAME_SIZE // 2, 2)
     coarse, known = interpolate(mesh[:468, :2], mesh[:468, 2:], lattice)
@@ -89,14 +87,18 @@ def survey(mesh: FloatArray) -> Surroundings:
     half = FRAME_SIZE / 2
     return Surroundings(
         np.asarray(depth / half, np.float32),
-        cv2.GaussianBlur(rigid.astype(np.float32), (0, 0), 0.05 * unit),
+        np.asarray(cv2.GaussianBlur(rigid.astype(np.float32), (0, 0), 0.05 * unit), np.float32),
         expressive.astype(np.float32),
-        distance.astype(np.float32),
     )
 
 
 def node_rows(
-    mesh: FloatArray, mixing: FloatArray, pose: Pose, around: Surroundings, lattice: Lattice, left_out: NDArray[np.bool_]
+    mesh: FloatArray,
+    mixing: FloatArray,
+    pose: Pose,
+    around: Surroundings,
+    lattice: Lattice,
+    left_out: NDArray[np.bool_],
 ) -> FloatArray:
     """The 25 numbers of every node of `lattice`, (rows * columns, 25).
 
@@ -110,11 +112,16 @@ def node_rows(
         ring, amount = _densified(mesh[OVAL, :2]), _densified(mixing[OVAL])
         strangers = points[~inside]
         nearest = np.concatenate(
-            [((block[:, None] - ring) ** 2).sum(-1).argmin(-1) for block in np.array_split(strangers, len(strangers) // 512 + 1)]
+            [
+                ((block[:, None] - ring) ** 2).sum(-1).argmin(-1)
+                for block in np.array_split(strangers, len(strangers) // 512 + 1)
+            ]
         )
         weights[~inside] = amount[nearest]
     rigid = lattice.sample(around.rigid)[:, None]
-    placed = np.concatenate([to_unit(np.pad(points, ((0, 0), (0, 1))))[:, :2], lattice.sample(around.depth)[:, None]], 1)
+    placed = np.concatenate(
+        [to_unit(np.pad(points, ((0, 0), (0, 1))))[:, :2], lattice.sample(around.depth)[:, None]], 1
+    )
     rows = [rigid * pose.remove(placed), rigid, weights * lattice.sample(around.expressive)[:, None]]
     return np.concatenate(rows, 1).astype(np.float32)
 
@@ -150,4 +157,5 @@ def _densified(ring: FloatArray, factor: int = 8) -> FloatArray:
     """Closed ring of points or values (n, c) with `factor` times as many, linearly."""
     following = np.roll(ring, -1, 0)
     share = (np.arange(factor, dtype=np.float32) / factor)[None, :, None]
-    return (ring[:, None] * (1 - share) + following[:, None] * share).reshape(-1, ring.shape[1])
+    dense = ring[:, None] * (1 - share) + following[:, None] * share
+    return np.asarray(dense.reshape(-1, ring.shape[1]), np.float32)

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from engines.lips import INNER_LOWER, INNER_UPPER
 from engines.types import ByteArray, FloatArray
-from engines.warp_field import SUPERSAMPLING
+from engines.warp_field import SUPERSAMPLING, sample
 
 SAMPLES = 200  # along the mouth
 REACH_IN, REACH_OUT = 0.05, 0.02  # eye distances that an edge is looked for inside and outside the contour
@@ -42,7 +43,7 @@ class LipLine:
         line = LipLine(axes, corners[0].astype(np.float32), x, upper, np.maximum(lower, upper))
         return line._snapped(photo, float(np.linalg.norm(mesh[33] - mesh[263])))
 
-    def heights(self, points: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
+    def heights(self, points: NDArray[np.floating]) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
         """Points (..., 2) in pixels -> x and y in the mouth's frame, and both contours' y there."""
         x, y = np.moveaxis(np.asarray((points - self.origin) @ self.axes.T, np.float32), -1, 0)
         upper, lower = (np.interp(x, self.x, side).astype(np.float32) for side in (self.upper, self.lower))
@@ -52,7 +53,7 @@ class LipLine:
         """The same line with its heights moved to the photo's edges, where there are any."""
         if (self.lower - self.upper).max() < APART * unit:
             middle = (self.upper + self.lower) / 2
-            offsets, profile = self._profile(photo, middle, -REACH_OUT * unit, REACH_OUT * unit)
+            offsets, profile = self._profile(photo, np.asarray(middle, np.float32), -REACH_OUT * unit, REACH_OUT * unit)
             shift = self._pull(offsets, -cv2.GaussianBlur(profile.sum(-1), (5, 1), 1.2), unit)
             return LipLine(self.axes, self.origin, self.x, self.upper + shift, self.lower + shift)
         sides = []
@@ -67,11 +68,10 @@ class LipLine:
 
     def _profile(self, photo: ByteArray, height: FloatArray, low: float, high: float) -> tuple[FloatArray, FloatArray]:
         """Offsets (m,) across the contour, and the photo's colour there, f32 (SAMPLES, m, 3)."""
-        offsets = np.arange(low, high, 0.5, np.float32)
+        offsets = np.arange(low, high, 0.5).astype(np.float32)
         local = np.stack(np.broadcast_arrays(self.x[:, None], height[:, None] + offsets), -1)
         where = SUPERSAMPLING * (local @ self.axes + self.origin)
-        colour = cv2.remap(photo, where.astype(np.float32), None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-        return offsets, np.asarray(colour, np.float32)
+        return offsets, sample(photo, where)
 
     def _pull(self, offsets: FloatArray, edge: FloatArray, unit: float) -> FloatArray:
         """Smooth shift (SAMPLES,) towards the strongest `edge` (SAMPLES, m) of each sample, by its strength."""

@@ -16,8 +16,12 @@ from engines.types import FloatArray
 # Face-mesh indices from the corner at the picture's left to the one at its right.
 INNER_UPPER = np.array([78, 191, 80, 81, 82, 13, 312, 311, 310, 415, 308])
 INNER_LOWER = np.array([78, 95, 88, 178, 87, 14, 317, 402, 318, 324, 308])
-UPPER_LIP = np.array([*INNER_UPPER[1:-1], 183, 42, 41, 38, 12, 268, 271, 272, 407, 184, 74, 73, 72, 11, 302, 303, 304, 408])
-LOWER_LIP = np.array([*INNER_LOWER[1:-1], 96, 89, 179, 86, 15, 316, 403, 319, 325, 77, 90, 180, 85, 16, 315, 404, 320, 307])
+UPPER_LIP = np.array(
+    [*INNER_UPPER[1:-1], 183, 42, 41, 38, 12, 268, 271, 272, 407, 184, 74, 73, 72, 11, 302, 303, 304, 408]
+)
+LOWER_LIP = np.array(
+    [*INNER_LOWER[1:-1], 96, 89, 179, 86, 15, 316, 403, 319, 325, 77, 90, 180, 85, 16, 315, 404, 320, 307]
+)
 CHIN, UPPER_MIDDLE, LOWER_MIDDLE = 152, 13, 14
 
 OUTER_UPPER = np.array([61, 185, 40, 39, 37, 0, 267, 269, 270, 409, 291])

@@ -52,7 +52,9 @@ class MeshWarp:
         motions = np.asarray(motions, np.float32)
         count = len(identities)
         if motions.shape != (count, MOTION_WIDTH):
-            raise ValueError(f"{count} identities need motions of shape ({count}, {MOTION_WIDTH}), not {motions.shape}.")
+            raise ValueError(
+                f"{count} identities need motions of shape ({count}, {MOTION_WIDTH}), not {motions.shape}."
+            )
         shape = (count, FRAME_SIZE, FRAME_SIZE, 3)
         if out is None:
             out = np.empty(shape, np.uint8)

@@ -70,7 +70,7 @@ def mouth_tables(
     x, y, upper_y, lower_y = line.heights(lattice.points())
     width = line.x[-1]
     within = smoothstep(np.minimum(x, width - x), 0, 0.04 * unit)[:, None]
-    layers = []
+    layers: list[FloatArray] = []
     for others, contour, beyond in (
         (LOWER_LIP, INNER_UPPER, smoothstep(y - upper_y, 0, STEP)),
         (UPPER_LIP, INNER_LOWER, smoothstep(lower_y - y, 0, STEP)),
@@ -88,7 +88,7 @@ def mouth_tables(
 
     box_width, box_height = lattice.size
     pixels = identity_map(box_width * SUPERSAMPLING, box_height * SUPERSAMPLING) / SUPERSAMPLING
-    _, y, upper_y, lower_y = line.heights(pixels + np.array([lattice.left, lattice.top], np.float32))
+    _, y, upper_y, lower_y = line.heights(pixels + np.array([lattice.left, lattice.top]))
     overlap = OVERLAP * (1 - smoothstep(lower_y - upper_y, 0.5, 2.5))
     masks = (0.5 + (upper_y - y) / FEATHER, 0.5 + (y - lower_y + overlap) / FEATHER)
     patch = photo[lattice.top * SUPERSAMPLING :, lattice.left * SUPERSAMPLING :][: pixels.shape[0], : pixels.shape[1]]
@@ -99,10 +99,12 @@ def mouth_tables(
     window = smoothstep(np.minimum(edge_x[None], edge_y[:, None]), 0, RIM)[..., None]
     middle = int(np.argmin(((lattice.points() - ring.mean(0)) ** 2).sum(-1)))
     box = np.array([lattice.left, lattice.top, columns, rows], np.int32)
-    return MouthTables(box, *layers, upper, lower, window, np.ascontiguousarray(both[middle]))
+    return MouthTables(box, layers[0], layers[1], upper, lower, window, np.ascontiguousarray(both[middle]))
 
 
-def draw_mouth(tables: MouthTables, interior: Interior, flow: FloatArray, frame: FloatArray, picture: ByteArray) -> None:
+def draw_mouth(
+    tables: MouthTables, interior: Interior, flow: FloatArray, frame: FloatArray, picture: ByteArray
+) -> None:
     """Draw the mouth into `picture` u8 (512, 512, 3), in place.
 
     `flow` (25, 2): this frame's coefficients; `frame` (70,): its motion, exp in the head's frame.
@@ -112,19 +114,18 @@ def draw_mouth(tables: MouthTables, interior: Interior, flow: FloatArray, frame:
     corner = np.array([lattice.left, lattice.top]) + PAD * STEP
     shift = np.round(tables.centre @ flow).astype(int)
     shift = np.clip(shift, -corner, FRAME_SIZE - np.array([width, height]) - corner)
-    inner = PAD + shift / STEP
-    nodes = identity_map(width // STEP, height // STEP) + inner.astype(np.float32)
-    pixels = SUPERSAMPLING * (identity_map(width, height) + (STEP * inner).astype(np.float32))
-    start = (-shift / STEP).astype(np.float32)
+    inner = (PAD + shift / STEP).astype(np.float32)
+    nodes = identity_map(width // STEP, height // STEP) + inner
+    pixels = SUPERSAMPLING * (identity_map(width, height) + STEP * inner)
+    start = np.asarray(-shift / STEP, np.float32)
     drawn = []
     for rows, layer in ((tables.upper_rows, tables.upper), (tables.lower_rows, tables.lower)):
-        forward = np.ascontiguousarray((flow.T @ rows).T).reshape(lattice.rows, lattice.columns, 2) / np.float32(STEP)
+        forward = np.ascontiguousarray((flow.T / STEP @ rows).T, np.float32).reshape(lattice.rows, lattice.columns, 2)
         backward = invert(forward, nodes, start, ITERATIONS)
         first, second = pixel_map(backward, pixels, STEP)
         drawn.append(cv2.remap(layer, first, second, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE))
     upper, lower = (np.asarray(layer, np.float32) for layer in drawn)
-    above = upper[..., 3:] / 255
-    below = lower[..., 3:] / 255
+    above, below = upper[..., 3:] / np.float32(255), lower[..., 3:] / np.float32(255)
     left, top = (int(v) for v in corner + shift)
     gap = (1 - above) * (1 - below)
     behind = draw_interior(interior, frame, (left, top), gap[..., 0])

@@ -17,7 +17,7 @@ from engines.head_field import smoothstep
 from engines.lip_line import LipLine
 from engines.lips import CHIN, LOWER_MIDDLE, UPPER_MIDDLE
 from engines.types import FRAME_SIZE, ByteArray, FloatArray
-from engines.warp_field import SUPERSAMPLING, identity_map
+from engines.warp_field import SUPERSAMPLING, identity_map, sample
 
 MILLIMETRE = 1 / 92
 DEPTH = 0.07  # teeth behind the lips
@@ -29,7 +29,7 @@ FOLLOW_LIP = 0.65  # share of the upper lip's raise that drawn teeth take part i
 JAW_BY_LIP, JAW_BY_CHIN = 0.7, 0.3
 GRAIN = 4.0  # texture pixels per millimetre
 # Little light reaches the corners and what lies under the lips; what does has been reflected by red walls.
-DIMMEST, REFLECTED = 0.3, np.array([0.85, 1.08, 1.12], np.float32)
+DIMMEST, ABSORBED = 0.3, np.array([0.92, 1.02, 1.04], np.float32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +110,7 @@ def draw_interior(interior: Interior, frame: FloatArray, corner: tuple[int, int]
     eye_distance = float(frame[motion.SCALE]) * FRAME_SIZE / 2
     sky = cv2.blur(cv2.blur(gap, _odd(0.05 * eye_distance)), _odd(0.05 * eye_distance))
     light = DIMMEST + (1 - DIMMEST) * np.clip(1.6 * sky, 0, 1)
-    tinted = light[..., None] ** REFLECTED
+    tinted = 1 - (1 - light)[..., None] * ABSORBED
     colour = interior.cavity + (jaw[..., :3] - interior.cavity) * (jaw[..., 3:] / 255)
     colour *= tinted
     shown = float(interior.shown[0])
@@ -149,10 +149,10 @@ def _own_teeth(line: LipLine, placed: FloatArray, turn: FloatArray, photo: ByteA
     middle = (upper + lower) / 2
     inside = np.clip(y, np.minimum(upper + 1.0, middle), np.maximum(lower - 0.7, middle))
     where = line.origin + np.stack([x, inside], -1) @ line.axes
-    colour = cv2.remap(photo, (SUPERSAMPLING * where).astype(np.float32), None, cv2.INTER_LINEAR)
+    colour = sample(photo, SUPERSAMPLING * where)
     mask = np.clip(0.5 + (lower + 0.5 - y) / 1.0, 0, 1) * np.clip(0.5 + (y - upper + 9) / 6, 0, 1)
     mask *= (x > 0) & (x < line.x[-1])
-    return np.dstack([colour, np.round(255 * mask).astype(np.uint8)]), origin
+    return np.dstack([colour, 255 * mask]).round().astype(np.uint8), origin
 
 
 def _light_of_teeth(teeth: ByteArray) -> FloatArray:
@@ -180,11 +180,27 @@ def _light(mesh: FloatArray, photo: ByteArray) -> FloatArray:
 
 
 # Projected widths and heights in millimetres from the middle outwards, drop of the biting edge, and brightness.
-_UPPER = ((8.4, 10.0, 0.0, 1.0), (6.4, 8.8, -0.7, 0.96), (6.2, 9.6, -0.2, 0.88), (4.6, 8.2, -1.0, 0.72), (3.6, 7.6, -1.6, 0.55), (3.4, 7, -2.2, 0.4))
-_LOWER = ((5.3, 8.5, 0.0, 0.9), (5.6, 8.6, 0.1, 0.87), (6.0, 9.0, 0.0, 0.78), (4.6, 8.0, 0.5, 0.62), (3.8, 7.5, 0.9, 0.48), (3.4, 7.0, 1.3, 0.35))
+_UPPER = (
+    (8.4, 10.0, 0.0, 1.0),
+    (6.4, 8.8, -0.7, 0.96),
+    (6.2, 9.6, -0.2, 0.88),
+    (4.6, 8.2, -1.0, 0.72),
+    (3.6, 7.6, -1.6, 0.55),
+    (3.4, 7, -2.2, 0.4),
+)
+_LOWER = (
+    (5.3, 8.5, 0.0, 0.9),
+    (5.6, 8.6, 0.1, 0.87),
+    (6.0, 9.0, 0.0, 0.78),
+    (4.6, 8.0, 0.5, 0.62),
+    (3.8, 7.5, 0.9, 0.48),
+    (3.4, 7.0, 1.3, 0.35),
+)
 
 
-def _teeth(rows: tuple[tuple[float, float, float, float], ...], light: FloatArray, down: bool) -> tuple[ByteArray, FloatArray]:
+def _teeth(
+    rows: tuple[tuple[float, float, float, float], ...], light: FloatArray, down: bool
+) -> tuple[ByteArray, FloatArray]:
     """A row of teeth whose gums lie away from the biting edge: texture and its origin in texture pixels."""
     fine = 10  # pixels per millimetre while drawing
     half = sum(row[0] for row in rows) + 2

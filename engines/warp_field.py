@@ -7,6 +7,8 @@ where each pixel of the frame comes from. Everything here is geometry: nothing k
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
 
 import cv2
 import numpy as np
@@ -14,6 +16,7 @@ from numpy.typing import NDArray
 
 from engines.types import ByteArray, FloatArray
 
+_NO_MAP: Any = None  # a map of pairs is OpenCV's first map alone; its type stubs do not know that
 SUPERSAMPLING = 2  # the photo is kept at twice its size, so that sampling between pixels does not blur
 
 
@@ -44,14 +47,22 @@ class Lattice:
 
     def sample(self, image: NDArray[np.floating]) -> FloatArray:
         """Values of a whole-crop image (512, 512[, c]) at the nodes, (rows * columns[, c])."""
-        x, y = self.points().T.reshape(2, self.rows, self.columns)
-        values = cv2.remap(np.asarray(image, np.float32), x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        values = sample(np.asarray(image, np.float32), self.points().reshape(self.rows, self.columns, 2))
         return values.reshape(self.rows * self.columns, *values.shape[2:])
 
 
+@lru_cache(maxsize=64)
 def identity_map(width: int, height: int) -> FloatArray:
-    """Map f32 (height, width, 2) that sends every pixel to itself."""
-    return np.stack(np.meshgrid(np.arange(width), np.arange(height)), -1).astype(np.float32)
+    """Map f32 (height, width, 2) that sends every pixel to itself; shared, so read-only."""
+    pixels = np.stack(np.meshgrid(np.arange(width), np.arange(height)), -1).astype(np.float32)
+    pixels.flags.writeable = False
+    return pixels
+
+
+def sample(image: NDArray[Any], where: NDArray[np.floating]) -> FloatArray:
+    """Bilinear values f32 of `image` (h, w[, c]) at pixel positions (H, W, 2); edges continue outwards."""
+    values = cv2.remap(image, where.astype(np.float32), _NO_MAP, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    return np.asarray(values, np.float32)
 
 
 def invert(forward: FloatArray, nodes: FloatArray, start: FloatArray, iterations: int) -> FloatArray:
@@ -68,7 +79,7 @@ def invert(forward: FloatArray, nodes: FloatArray, start: FloatArray, iterations
     sampled = np.empty_like(nodes)
     for step in range(iterations):
         cv2.add(nodes, backward, dst=position)
-        cv2.remap(forward, position, None, cv2.INTER_LINEAR, dst=sampled, borderMode=cv2.BORDER_REPLICATE)
+        cv2.remap(forward, position, _NO_MAP, cv2.INTER_LINEAR, dst=sampled, borderMode=cv2.BORDER_REPLICATE)
         if step < 2 or step == iterations - 1:
             np.negative(sampled, out=backward)
         else:
@@ -84,7 +95,7 @@ def pixel_map(backward: FloatArray, pixels: FloatArray, step: int) -> tuple[NDAr
     height, width = pixels.shape[:2]
     dense = cv2.resize(backward, (width, height), interpolation=cv2.INTER_LINEAR)
     cv2.scaleAdd(dense, float(step * SUPERSAMPLING), pixels, dst=dense)
-    first, second = cv2.convertMaps(dense, None, cv2.CV_16SC2)
+    first, second = cv2.convertMaps(dense, _NO_MAP, cv2.CV_16SC2)
     return np.asarray(first, np.int16), np.asarray(second, np.uint16)
 
 

@@ -187,7 +187,9 @@ def test_tiny_motion_is_a_tiny_difference(renderer: MeshWarp, identity: Identity
 def test_threads_do_not_disturb_each_other(renderer: MeshWarp, identity: Identity) -> None:
     rng = np.random.default_rng(2)
     motions = [
-        np.stack([frame_of(identity, mouth_opening(a) + blink() * a * 8, (10 * a, 0, 0)) for a in rng.uniform(0, 0.12, 6)])
+        np.stack(
+            [frame_of(identity, mouth_opening(a) + blink() * a * 8, (10 * a, 0, 0)) for a in rng.uniform(0, 0.12, 6)]
+        )
         for _ in range(4)
     ]
     alone = [renderer.render([identity] * 6, part) for part in motions]
