@@ -41,6 +41,13 @@ class TensorSpec:
         """The shape with its words replaced."""
         return tuple(sizes[size] if isinstance(size, str) else size for size in self.shape)
 
+    @classmethod
+    def parse(cls, name: str, text: str) -> TensorSpec:
+        """The spec that `str` wrote as `text`."""
+        dtype, _, shape = text.partition(" (")
+        sizes = [size.strip() for size in shape.removesuffix(")").split(",") if size.strip()]
+        return cls(name, np.dtype(dtype), tuple(int(size) if size.isdigit() else size for size in sizes))
+
     def __str__(self) -> str:
         return f"{self.dtype} ({', '.join(map(str, self.shape))}{',' if len(self.shape) == 1 else ''})"
 
@@ -117,6 +124,11 @@ def fact(metadata: Mapping[str, str], key: str) -> Any:
         return None if text is None else json.loads(text)
     except json.JSONDecodeError:
         return text
+
+
+def stated_specs(metadata: Mapping[str, str], kind: str) -> tuple[TensorSpec, ...]:
+    """The ``inputs`` or ``outputs`` that a file's metadata states."""
+    return tuple(TensorSpec.parse(name, text) for name, text in (fact(metadata, kind) or {}).items())
 
 
 def check_facts(file: str, metadata: Mapping[str, str], expect: Mapping[str, object]) -> None:
