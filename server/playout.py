@@ -56,8 +56,10 @@ class Playout:
     def put(self, first: int, sound: FloatArray, arrival: float) -> None:
         """A packet's sound f32 (samples,) whose first sample is at position `first`."""
         end = first + len(sound)
-        if self._arrivals and abs(end - self._expected(arrival)) > PLAYBACK_RATE:
-            self._restart()  # the sender's timeline jumped: a paused or replaced track
+        if self._arrivals:
+            before, _, previous = self._arrivals[-1]
+            if abs(end - previous - (arrival - before) * PLAYBACK_RATE) > PLAYBACK_RATE:
+                self._restart()  # the sender's timeline jumped: a paused or replaced track
         self._end = max(self._end, end) if self._arrivals else end
         self._arrivals.append((arrival, first, end))
         while arrival - self._arrivals[0][0] > WINDOW:
@@ -74,7 +76,8 @@ class Playout:
         """The sound of the tick that is cut at `now`."""
         if not self._arrivals:
             return Taken(self._concealer.silence(PLAYBACK_SAMPLES), None)
-        ideal = round(self._expected(now) - self.target) - PLAYBACK_SAMPLES
+        newest, target = self._look(now)
+        ideal = round(newest - target) - PLAYBACK_SAMPLES
         if self._read is None or ideal - self._read > LARGEST:
             self._jump(ideal)
         self._skip_what_was_waited_for()
@@ -85,47 +88,41 @@ class Playout:
         elif error < -SPLICE_FROM and self._whole(PLAYBACK_SAMPLES):
             sound = self._lengthen()
         elif self._end < first + PLAYBACK_SAMPLES + DRIFT_LIMIT:
-            sound = self._wait(error)
+            sound = self._wait(patience=LARGEST - round(error + target))
         else:
             sound = stretch(self._consume(PLAYBACK_SAMPLES + _drift(error)), PLAYBACK_SAMPLES)
-        self.delay = (self._expected(now) - self._read) / PLAYBACK_RATE
+        self.delay = (newest - self._read) / PLAYBACK_RATE
         return Taken(sound, self._arrival_of(first))
 
-    @property
-    def target(self) -> float:
-        """The delay being aimed at, in samples behind the earliest possible arrival."""
-        travel = self._travel()
-        spread = float(np.quantile(travel, QUANTILE) - travel.min())
+    def _look(self, now: float) -> tuple[float, float]:
+        """The position that a packet of the shortest travel ends at when it arrives `now`, and the delay to
+        aim at, in samples behind that position.
+        """
+        travel = np.array([moment * PLAYBACK_RATE - end for moment, _, end in self._arrivals])  # up to a constant
+        shortest = float(travel.min())
         _, first, end = self._arrivals[-1]
-        return min(spread + MARGIN + max(end - first, SMALLEST), LARGEST)
-
-    def _travel(self) -> NDArray[np.float64]:
-        """How long each packet travelled, in samples and up to a constant."""
-        return np.array([moment * PLAYBACK_RATE - end for moment, _, end in self._arrivals])
-
-    def _expected(self, now: float) -> float:
-        """The position that a packet of the shortest travel ends at when it arrives `now`."""
-        return now * PLAYBACK_RATE - float(self._travel().min())
+        waiting = float(np.quantile(travel, QUANTILE)) - shortest + MARGIN
+        return now * PLAYBACK_RATE - shortest, min(waiting + max(end - first, SMALLEST), LARGEST)
 
     def _arrival_of(self, position: int) -> float | None:
         return next((moment for moment, first, end in self._arrivals if first <= position < end), None)
 
-    def _wait(self, error: int) -> FloatArray:
+    def _wait(self, patience: int) -> FloatArray:
         """Too little has come, and nothing newer: the sound is late, not lost, so reading waits for it.
 
-        It stops waiting where the delay would grow beyond its limit.
+        `patience`: samples that it may wait until the delay has grown to its limit.
         """
         assert self._read is not None
         there = min(max(0, self._end - self._read), PLAYBACK_SAMPLES)
         missing = PLAYBACK_SAMPLES - there
-        patience = max(0, LARGEST - round(error + self.target))
-        self._waited = min(missing, patience)
-        self.counts["waited"] += self._waited
+        waited = min(missing, max(0, patience))
+        self._waited += waited
+        self.counts["waited"] += waited
         index = np.arange(self._read, self._read + PLAYBACK_SAMPLES) % CAPACITY
         have = self._have[index]
         have[there:] = False
         self._have[index] = False
-        self._read += PLAYBACK_SAMPLES - self._waited
+        self._read += PLAYBACK_SAMPLES - waited
         self.counts["concealed"] += int(PLAYBACK_SAMPLES - have.sum())
         return self._concealer.run(self._ring[index], have)
 
