@@ -132,7 +132,7 @@ def test_the_mouth_moves_with_the_voice_and_rests_without(visitor: Visit) -> Non
     def told_apart() -> bool:
         # The head sways a little in silence too, and on a busy machine the picture may stand still for a while.
         talking, resting = changes()
-        return min(len(talking), len(resting)) >= 5 and median(talking) > max(3, 1.5 * median(resting))
+        return min(len(talking), len(resting)) >= 5 and median(talking) > max(3, 1.3 * median(resting))
 
     visitor.until(told_apart, 200)
 
