@@ -26,6 +26,7 @@ ITERATIONS = 9
 FEATHER = 1.2  # pixels, softness of the lips' edges
 OVERLAP = 1.5  # pixels by which the lower layer reaches up where the photo's lips touch: it hides the meeting line
 PAD = 10  # nodes by which the photo's box is larger than the frame's, on every side
+GLIMPSE = 0.02  # a smaller share of the mouth's inside in a pixel is not worth drawing
 RIM = 10  # pixels over which the layers give way to the picture around them
 
 
@@ -36,7 +37,7 @@ class MouthTables:
 
     `upper_rows`, `lower_rows` f32 (25, nodes): `engines.head_field` rows of both layers. `upper`,
     `lower` u8 (h, w, 4): supersampled photo of the box with the layer's mask. `window` f32 (h, w, 1):
-    1 inside, 0 at the box's edge. `centre` f32 (25,): the row of the mouth's middle.
+    1 inside, 0 at the box's edge. `centre` f32 (25,): the row of the mouth's middle, without expression.
     """
 
     box: NDArray[np.int32]
@@ -67,21 +68,19 @@ def mouth_tables(
 
     aside = skin_mixing(face)
     both = node_rows(mesh, face.mixing, pose, around, lattice, aside)
-    x, y, upper_y, lower_y = line.heights(lattice.points())
+    x, y = np.moveaxis((lattice.points() - line.origin) @ line.axes.T, -1, 0)
     width = line.x[-1]
     within = smoothstep(np.minimum(x, width - x), 0, 0.04 * unit)[:, None]
     layers: list[FloatArray] = []
-    for others, contour, beyond in (
-        (LOWER_LIP, INNER_UPPER, smoothstep(y - upper_y, 0, STEP)),
-        (UPPER_LIP, INNER_LOWER, smoothstep(lower_y - y, 0, STEP)),
-    ):
+    for others, contour, sign in ((LOWER_LIP, INNER_UPPER, 1), (UPPER_LIP, INNER_LOWER, -1)):
         own = node_rows(mesh, face.mixing, pose, around, lattice, aside | bool_rows(len(mesh), others))
         # Past the lip the layer moves as the lip's edge right above or below does.
         along = (mesh[contour, :2] - line.origin) @ line.axes.T
         edge = np.stack([np.interp(x, along[:, 0], face.mixing[contour, k]) for k in range(face.mixing.shape[1])], -1)
         carried = own.copy()
         carried[:, 4:] = edge
-        share = within * beyond[:, None]
+        beyond = sign * (y - np.interp(x, along[:, 0], along[:, 1]))
+        share = within * smoothstep(beyond, -STEP / 2, STEP / 2)[:, None]
         mixed = own * (1 - share) + carried * share
         mixed = np.where((x < 0)[:, None] | (x > width)[:, None], both, mixed)
         layers.append(np.ascontiguousarray(mixed.T, np.float32))
@@ -98,8 +97,9 @@ def mouth_tables(
     edge_x, edge_y = np.minimum(drawn_x, drawn_x[::-1]), np.minimum(drawn_y, drawn_y[::-1])
     window = smoothstep(np.minimum(edge_x[None], edge_y[:, None]), 0, RIM)[..., None]
     middle = int(np.argmin(((lattice.points() - ring.mean(0)) ** 2).sum(-1)))
+    centre = both[middle] * (np.arange(both.shape[1]) < 4)  # the drawn box follows the head and not the jaw
     box = np.array([lattice.left, lattice.top, columns, rows], np.int32)
-    return MouthTables(box, layers[0], layers[1], upper, lower, window, np.ascontiguousarray(both[middle]))
+    return MouthTables(box, layers[0], layers[1], upper, lower, window, centre)
 
 
 def draw_mouth(
@@ -125,11 +125,15 @@ def draw_mouth(
         first, second = pixel_map(backward, pixels, STEP)
         drawn.append(cv2.remap(layer, first, second, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE))
     upper, lower = (np.asarray(layer, np.float32) for layer in drawn)
-    above, below = upper[..., 3:] / np.float32(255), lower[..., 3:] / np.float32(255)
+    above, below = upper[..., 3:] * np.float32(1 / 255), lower[..., 3:] * np.float32(1 / 255)
     left, top = (int(v) for v in corner + shift)
-    gap = (1 - above) * (1 - below)
-    behind = draw_interior(interior, frame, (left, top), gap[..., 0])
-    composed = lower[..., :3] * below + behind * (1 - below)
+    composed = lower[..., :3]
+    gap = (1 - above[..., 0]) * (1 - below[..., 0])
+    x, y, across, down = cv2.boundingRect(np.asarray(gap > GLIMPSE, np.uint8))
+    if across:
+        hole = slice(y, y + down), slice(x, x + across)
+        behind = draw_interior(interior, frame, (left + x, top + y), gap[hole])
+        composed[hole] = behind + (composed[hole] - behind) * below[hole]
     composed += (upper[..., :3] - composed) * above
     place = picture[top : top + height, left : left + width]
     composed = place + (composed - place) * tables.window

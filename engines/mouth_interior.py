@@ -24,7 +24,7 @@ DEPTH = 0.07  # teeth behind the lips
 OWN_TEETH_GAP = 0.06  # from this opening on, the photo's own teeth are used
 UPPER_EDGE = 2.2 * MILLIMETRE  # drawn upper incisors end this far below the closed lip line
 SPOKEN_EDGE = 3.3 * MILLIMETRE  # the photo's own, too, once its smile has gone
-LOWER_EDGE = -1.4 * MILLIMETRE  # drawn lower incisors begin here
+LOWER_EDGE = -0.9 * MILLIMETRE  # drawn lower incisors begin here
 FOLLOW_LIP = 0.65  # share of the upper lip's raise that drawn teeth take part in, else they look like dentures
 JAW_BY_LIP, JAW_BY_CHIN = 0.7, 0.3
 GRAIN = 4.0  # texture pixels per millimetre
@@ -108,7 +108,8 @@ def draw_interior(interior: Interior, frame: FloatArray, corner: tuple[int, int]
         layers.append(np.asarray(cv2.warpAffine(texture, affine, (width, height), flags=cv2.INTER_LINEAR), np.float32))
     upper, jaw = layers
     eye_distance = float(frame[motion.SCALE]) * FRAME_SIZE / 2
-    sky = cv2.blur(cv2.blur(gap, _odd(0.05 * eye_distance)), _odd(0.05 * eye_distance))
+    size = _odd(0.05 * eye_distance)
+    sky = cv2.blur(cv2.blur(gap, size, borderType=cv2.BORDER_CONSTANT), size, borderType=cv2.BORDER_CONSTANT)
     light = DIMMEST + (1 - DIMMEST) * np.clip(1.6 * sky, 0, 1)
     tinted = 1 - (1 - light)[..., None] * ABSORBED
     colour = interior.cavity + (jaw[..., :3] - interior.cavity) * (jaw[..., 3:] / 255)
@@ -220,7 +221,7 @@ def _teeth(
             inside = (across >= 0) & (across < 1)
             u = 2 * across - 1
             into = along + (drop if down else -drop)
-            depth = into - 0.8 * np.abs(u) ** 5 - 0.15 * u**2  # corners of the biting edge are rounded
+            depth = into - 0.5 * np.abs(u) ** 6 - 0.1 * u**2  # corners of the biting edge are rounded
             gum_line = crown - 1.2 * u**2
             body = smoothstep(depth, 0.0, 0.5) * (1 - smoothstep(depth - gum_line, -0.3, 0.3))
             shade = bright * (1 - 0.14 * np.abs(u) ** 3) * (0.92 + 0.08 * smoothstep(depth, 0, 2.5))
