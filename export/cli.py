@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import argparse
 import re
+import sys
 from pathlib import Path
+
+from rich.console import Console
 
 from engines.types import KDTalkerError
 
@@ -30,6 +33,7 @@ def export(argv: list[str]) -> int:
     )
     parser.add_argument("--batches", type=_numbers,
         help="sizes to compare with torch at (default: 1,3,8, but for the largest graphs)")  # fmt: skip
+    parser.add_argument("--torch", action="store_true", help="also write .pt2 files for the torch runtime")
     parser.add_argument("--only", type=lambda text: text.split(","), metavar="NAMES", help="graphs to write, by name")
     options = parser.parse_args(argv)
 
@@ -53,8 +57,15 @@ def export(argv: list[str]) -> int:
         if options.only:
             graphs = (graph for graph in graphs if graph.name in options.only)
         print(f"{name} -> {folder}")
-        to_onnx.export_all(graphs, folder, {"profile": name, "weights": weights}, options.batches)
+        to_onnx.export_all(
+            graphs, folder, {"profile": name, "weights": weights}, options.batches, programs=options.torch
+        )
     return 0
+
+
+def _console() -> Console:
+    """As wide as the terminal; a file takes what a table needs."""
+    return Console(width=None if sys.stdout.isatty() else 160)
 
 
 def _published(options: argparse.Namespace, seed: int | None):  # type: ignore[no-untyped-def]
@@ -114,3 +125,66 @@ def _copy_embedded(folder: Path) -> None:
 
 def _numbers(text: str) -> list[int]:
     return [int(part) for part in text.split(",")]
+
+
+def build(argv: list[str]) -> int:
+    """TensorRT engines from exported files."""
+    parser = argparse.ArgumentParser(prog="kdtalker build", description=build.__doc__)
+    parser.add_argument("folder", type=Path, metavar="DIR", help="folder of ONNX files from `kdtalker export`")
+    parser.add_argument("--precision", choices=["float16", "float32"], default="float16", help="(default: float16)")
+    parser.add_argument("--batches", type=_numbers, default=[1, 2, 4, 8], help="(default: 1,2,4,8)")
+    parser.add_argument("--identities", type=int, default=16, metavar="N", help="photos in the renderer's tables (16)")
+    parser.add_argument("--version-compatible", action="store_true", help="later TensorRT versions may load it; slower")
+    parser.add_argument("--hardware-compatible", action="store_true", help="Ampere and later GPUs may load it; slower")
+    parser.add_argument("--refit", action="store_true", help="weights can be exchanged without building again")
+    options = parser.parse_args(argv)
+
+    from engines.runtime.tensorrt import this_target
+    from export import to_tensorrt
+
+    target = this_target()
+    chosen = to_tensorrt.BuildOptions(
+        tuple(sorted(options.batches)),
+        options.identities,
+        options.version_compatible,
+        options.hardware_compatible,
+        options.refit,
+    )
+    for path in to_tensorrt.choose_files(options.folder, options.precision):
+        place, built = to_tensorrt.build(path, target, chosen)
+        if not built:
+            print(f"{place.name}: there already, for the same file, TensorRT, GPU, precision and shapes")
+    return 0
+
+
+def verify(argv: list[str]) -> int:
+    """Every network file on this machine against what torch computed, with timings."""
+    parser = argparse.ArgumentParser(prog="kdtalker verify", description=verify.__doc__)
+    shipped = Path(__file__).resolve().parent.parent / "engines" / "weights"
+    parser.add_argument("folder", type=Path, metavar="DIR", nargs="?", default=shipped,
+        help="folder of network files (default: those shipped with the program)")  # fmt: skip
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="(default: cpu)")
+    parser.add_argument("--batches", type=_numbers, help="only these of the sizes compared at export")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the table as JSON too")
+    options = parser.parse_args(argv)
+
+    from export import verify as verification
+
+    return verification.run(options.folder, options.device, options.batches, options.json, _console())
+
+
+def doctor(argv: list[str]) -> int:
+    """What this machine has, and what that allows."""
+    parser = argparse.ArgumentParser(prog="kdtalker doctor", description=doctor.__doc__)
+    parser.add_argument("--port", type=int, default=8080, help="the port the server would use (default: 8080)")
+    options = parser.parse_args(argv)
+
+    from rich.table import Table
+
+    from export.doctor import examine
+
+    table = Table("", "found", "which means", show_header=True)
+    for each in examine(options.port):
+        table.add_row(each.topic, each.found, each.means)
+    _console().print(table)
+    return 0

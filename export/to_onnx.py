@@ -7,6 +7,7 @@ dynamic, the number of frames of a window fixed: hop and context are data.
 from __future__ import annotations
 
 import argparse
+import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -23,10 +24,11 @@ from engines.networks.ddim import Ddim, DdimConfig
 from engines.networks.denoiser import Denoiser, DenoiserConfig
 from engines.profile import EMBEDDED, Profile
 from engines.runtime.base import BATCH, open_engine
+from engines.runtime.torch import save_program
 from engines.types import MOTION_WIDTH, KDTalkerError
 from export import half, parity
 from export.graphs import spec, window_graph
-from export.onnx_file import Graph, check_size, facts_of, stamp, write
+from export.onnx_file import Graph, check_size, describe, facts_of, stamp, write
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 WEIGHTS = REPOSITORY / "engines" / "weights" / "embedded"
@@ -140,6 +142,16 @@ def export_graph(
     return [path, *([write_half(path, graph, say)] if halves and graph.half else [])]
 
 
+def write_program(graph: Graph, folder: Path, facts: Mapping[str, object], say: Say = print) -> Path:
+    """The same network for the torch runtime, compared when it is verified."""
+    path = folder / f"{graph.name}.pt2"
+    stated = {"precision": "float32", "tolerance": graph.tolerance, **describe(graph), **facts}
+    metadata = {key: json.dumps(value) for key, value in stated.items()}
+    save_program(path, graph.module, graph.example(), graph.inputs, graph.outputs, metadata)
+    say(f"{path.name:<28} {path.stat().st_size / 1e6:7.2f} MB  for the torch runtime")
+    return path
+
+
 def write_half(path: Path, graph: Graph | None = None, say: Say = print) -> Path:
     """The float16 twin of a file, its structure checked. Its numbers are for a device that computes in float16."""
     model = onnx.load(str(path))
@@ -162,12 +174,23 @@ def write_half(path: Path, graph: Graph | None = None, say: Say = print) -> Path
 
 
 def export_all(
-    graphs: Iterable[Graph], folder: Path, facts: Mapping[str, object], batches: Sequence[int] | None, say: Say = print
+    graphs: Iterable[Graph],
+    folder: Path,
+    facts: Mapping[str, object],
+    batches: Sequence[int] | None = None,
+    *,
+    programs: bool = False,
+    say: Say = print,
 ) -> list[Path]:
-    """Write every graph in both precisions; `batches` None: those each graph is to be compared at."""
+    """Write every graph in both precisions, with `programs` for the torch runtime too.
+
+    `batches` None: those each graph is to be compared at.
+    """
     written = []
     for graph in graphs:
         written += export_graph(graph, folder, facts, batches or graph.batches, halves=True, say=say)
+        if programs:
+            written.append(write_program(graph, folder, facts, say))
     return written
 
 

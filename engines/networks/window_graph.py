@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from engines.networks.ddim import PREFIX, TRAINING_STEPS, Ddim
-from engines.networks.denoiser import Attention, ConditionBlock
+from engines.networks.denoiser import Attention, ConditionBlock, Denoiser
 from engines.types import EngineError
 
 MOST_UNROLLED = 10  # steps; beyond it the runtime loops over `StepGraph`
@@ -96,7 +96,9 @@ class _Conditioned(nn.Module):
 
     def __init__(self, loop: Ddim, frames: int) -> None:
         super().__init__()
-        self.loop, self.config, self.frames = loop, loop.config, frames
+        # The schedule's arithmetic without the denoiser, which is taken apart below.
+        self.loop = Ddim(cast(Denoiser, nn.Identity()), loop.config, cast(Tensor | None, loop.context_shares))
+        self.config, self.frames = loop.config, frames
         self.per_token = loop.denoiser.config.time_per_token
         denoiser = copy.deepcopy(loop.denoiser).eval()
         self.width = denoiser.config.width
@@ -124,9 +126,9 @@ class _Conditioned(nn.Module):
         if not self.config.guided:
             return self._denoise(x, heard + time)[:, PREFIX:]
         unheard = time.expand_as(heard)
-        both = self._denoise(torch.cat([x, x]), torch.cat([heard + time, unheard]))[:, PREFIX:]
-        with_sound, without = both.chunk(2)
-        return without + guidance * (with_sound - without)
+        both = self._denoise(torch.cat([x, x]), torch.cat([heard + time, unheard]))
+        both = both.reshape(2, -1, self.frames + PREFIX, both.shape[-1])[:, :, PREFIX:]
+        return both[1] + guidance * (both[0] - both[1])
 
     def per_frame(self, settled: Tensor, step: Tensor, clean: Tensor, context: Tensor) -> Tensor:
         """Rows (1, all) for the step, a clean token and a committed frame -> one per token, where that is asked for."""
