@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 
 from benchmarks.peer import PACKET, RATE, Peer
+from engines.landmarks import FaceLandmarker
 from tests.conftest import LiveServer
 
 pytestmark = pytest.mark.timeout(120)
 
 ENVELOPE = RATE // 50
-MOUTH = np.s_[300:420, 180:332]  # of the 512 x 512 picture
+INNER_LIPS, EYE_CORNERS = (13, 14), (33, 263)  # of the face mesh
 SENTENCE = "Ma ma ma, bah bah bah, we all know how many mouths move a lot while people talk."
 
 
@@ -24,10 +25,17 @@ def silence(seconds: float) -> np.ndarray:
     return np.zeros(round(seconds * RATE), np.int16)
 
 
-def motion(pictures: list[tuple[float, np.ndarray]], first: float, last: float) -> float:
-    """Mean absolute change of the mouth region from picture to picture, between two moments."""
-    shown = [picture[MOUTH].astype(np.int16) for moment, picture in pictures if first <= moment < last]
-    return float(np.mean([np.abs(b - a).mean() for a, b in itertools.pairwise(shown)]))
+def lips_apart(pictures: list[tuple[float, np.ndarray]], first: float, last: float) -> np.ndarray:
+    """How far the lips are apart between two moments, in distances of the eyes, in about 40 pictures."""
+    shown = [picture for moment, picture in pictures if first <= moment < last]
+    apart = []
+    with FaceLandmarker() as landmarker:
+        for picture in shown[:: 1 + len(shown) // 40]:
+            mesh = landmarker.mesh(picture)
+            assert mesh is not None, "every picture shows a face"
+            lips, eyes = (np.linalg.norm(mesh[a] - mesh[b]) for a, b in (INNER_LIPS, EYE_CORNERS))
+            apart.append(lips / eyes)
+    return np.array(apart)
 
 
 def place(needle: np.ndarray, hay: np.ndarray) -> tuple[int, float]:
@@ -54,16 +62,18 @@ async def test_the_face_talks_while_there_is_speech_and_settles_after_it(
         await peer.pictures(25, within=30)
         assert peer.voice is not None
         length = len(speech) / RATE
-        await asyncio.sleep(2 + length + 3)
+        await asyncio.sleep(2 + length + 4)
         began = peer.voice.sent_at[0] + 2.0
         stats = await peer.stats()
     pictures = peer.received.pictures
     assert pictures[0][1].shape == (512, 512, 3)
     assert pictures[0][1].std() > 20, "a face, not a plain picture"
 
-    talking = motion(pictures, began + 0.5, began + length)
-    settled = motion(pictures, began + length + 1.2, began + length + 3)
-    assert talking > 2 * settled
+    talking = lips_apart(pictures, began + 0.5, began + length)
+    settled = lips_apart(pictures, began + length + 1.5, began + length + 4)
+    assert talking.max() > 0.1
+    assert talking.std() > 3 * settled.std()
+    assert settled.max() < 0.05
 
     # The voice comes back, later by the networks' look-ahead and never earlier. Its loudness is compared and
     # not its waveform, because on a busy machine the server may have to stretch the sound a little.
