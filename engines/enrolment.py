@@ -37,7 +37,7 @@ def enrol(face: FaceModel, profile: str, portrait: Portrait) -> Identity:
     source = motion.pack(pose.scale, motion.angles_of(pose.matrix), pose.translation, expression)
 
     photo = supersample(portrait.crop)
-    around = survey(mesh)
+    around = survey(mesh, portrait.crop)
     rows = node_rows(mesh, face.mixing, pose, around, PICTURE, skin_mixing(face))
     tables: dict[str, NDArray[Any]] = {
         "photo": photo,

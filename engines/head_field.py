@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from engines import motion
 from engines.face_mesh import FaceModel, Pose, to_pixels, to_unit
-from engines.types import FRAME_SIZE, FloatArray
+from engines.head_mask import head_mask
+from engines.types import FRAME_SIZE, ByteArray, FloatArray
 from engines.warp_field import Lattice, interpolate
 
 ROW = 25
@@ -31,7 +32,7 @@ LIDS = np.array([7, 163, 144, 145, 153, 154, 155, 173, 157, 158, 159, 160, 161, 
 # All in eye distances unless said otherwise.
 DEPTH_BLUR = 0.075
 DEPTH_SLOPE, DEPTH_REACH = 0.6, 0.8  # beyond the oval the head curves away from the camera
-RIGID_REACH, RIGID_END = 1.0, 2.2  # face and hair move as one up to the first, nothing beyond the second
+RIGID_REACH, RIGID_END = 0.05, 1.05  # head and hair move as one; beyond the second nothing does
 NECK_END = 1.25
 EXPRESSION_DECAY = 0.33
 BORDER = 44  # pixels over which everything comes to rest at the picture's edges
@@ -56,7 +57,7 @@ def smoothstep(value: NDArray[np.floating], start: float, end: float) -> FloatAr
     return np.asarray(x * x * (3 - 2 * x), np.float32)
 
 
-def survey(mesh: FloatArray) -> Surroundings:
+def survey(mesh: FloatArray, crop: ByteArray) -> Surroundings:
     """Depth and weights around a face; `mesh` (478, 3) in crop pixels."""
     unit = float(np.linalg.norm(mesh[33] - mesh[263]))
     outline = mesh[OVAL]
@@ -82,7 +83,10 @@ def survey(mesh: FloatArray) -> Surroundings:
     border = smoothstep(np.minimum(edge[:, None], edge[None]), 0, BORDER)
     chin = mesh[152]
     below = smoothstep((grid[:, None] - chin[1]) / unit, 0.0, NECK_END)
-    rigid = (1 - smoothstep(distance, RIGID_REACH, RIGID_END)) * (1 - below) * border
+    head = head_mask(crop, outline[:, :2], chin[:2], unit)
+    away = np.asarray(cv2.distanceTransform(1 - head, cv2.DIST_L2, 5), np.float32) / unit
+    away = np.asarray(cv2.GaussianBlur(away, (0, 0), 0.06 * unit), np.float32)
+    rigid = (1 - smoothstep(away, RIGID_REACH, RIGID_END)) * (1 - below) * border
     expressive = np.exp(-((distance / EXPRESSION_DECAY) ** 2)) * border
     half = FRAME_SIZE / 2
     return Surroundings(
