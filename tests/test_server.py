@@ -175,3 +175,25 @@ async def test_stopping_the_server_ends_its_calls(tmp_path: Path) -> None:
     log = own.log.read_text()
     assert "server stopped" in log
     assert "Traceback" not in log
+
+
+async def test_calls_that_come_to_nothing_end_by_themselves(tmp_path: Path) -> None:
+    own = start_server(tmp_path, connect_timeout=1, idle_after=3)
+    ended = 'kdtalker_sessions_ended_total{reason="%s"}'
+    silent, absent = Peer(own.url), Peer(own.url)
+    try:
+        async with httpx.AsyncClient(base_url=own.url, timeout=30) as client:
+            answer = await client.post("/sessions", content=await absent.offer(), headers=SDP)
+            assert answer.status_code == 201
+            async with asyncio.timeout(20):
+                while not own.metric(ended % "never connected"):  # noqa: ASYNC110
+                    await asyncio.sleep(0.1)
+        async with silent:
+            await silent.pictures(1, within=30)
+            async with asyncio.timeout(20):
+                while not own.metric(ended % "nobody spoke"):  # noqa: ASYNC110
+                    await asyncio.sleep(0.1)
+        assert own.metric("kdtalker_sessions") == 0
+    finally:
+        await absent.close()
+        stop_server(own)
