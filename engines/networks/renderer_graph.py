@@ -97,6 +97,19 @@ class RendererGraph(nn.Module):
         still: Tensor,
         heatmaps: Tensor,
     ) -> Tensor:
+        return self._pixels(self.decode(self.warp(keypoints, rows, source, volumes, compressed, still, heatmaps)))
+
+    def warp(
+        self,
+        keypoints: Tensor,
+        rows: Tensor,
+        source: Tensor,
+        volumes: Tensor,
+        compressed: Tensor,
+        still: Tensor,
+        heatmaps: Tensor,
+    ) -> Tensor:
+        """As `WarpingModule.forward`: warped features (N, 256, 64, 64)."""
         shift = source[rows] - keypoints
         axes = (self.axes[0], self.axes[1], self.axes[2])
         moved = move(compressed[rows], shift, axes)
@@ -115,8 +128,8 @@ class RendererGraph(nn.Module):
             warped = gather_trilinear(volumes, rows, field, self.size)
             warped = warped.reshape(-1, int(warped.shape[1]) * self.size[0], *self.size[1:])
         occlusion = dense.occlusion(seen.flatten(1, 2)).sigmoid()
-        out = self.warping.fourth(F.leaky_relu(self.warping.third(warped), LEAKY_SLOPE)) * occlusion
-        return self._pixels(self._decode(out))
+        out: Tensor = self.warping.fourth(F.leaky_relu(self.warping.third(warped), LEAKY_SLOPE)) * occlusion
+        return out
 
     def _hourglass(self, x: Tensor) -> Tensor:
         hourglass = self.warping.dense_motion_network.hourglass
@@ -129,8 +142,8 @@ class RendererGraph(nn.Module):
         out: Tensor = F.relu(hourglass.decoder.conv(x))
         return out
 
-    def _decode(self, features: Tensor) -> Tensor:
-        """As `SpadeDecoder.forward`; its modulations enlarge the features on their own."""
+    def decode(self, features: Tensor) -> Tensor:
+        """As `SpadeDecoder.forward`, RGB (N, 3, 512, 512) in [0, 1]; its modulations enlarge the features on their own."""
         decoder = self.decoder
         x = decoder.fc(features)
         for number in range(6):

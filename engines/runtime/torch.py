@@ -67,6 +67,7 @@ class TorchEngine:
         self.metadata: Mapping[str, str] = dict(metadata or {})
         try:
             self.device = torch.device(device)
+            torch.empty(0, device=self.device)  # a device that is not there is noticed here and not at the first run
             self._module = module.to(self.device)
         except (RuntimeError, AssertionError) as error:
             raise EngineError(f"{name}: torch cannot compute on '{device}': {str(error).splitlines()[0]}") from error
