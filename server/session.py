@@ -10,7 +10,6 @@ import asyncio
 import logging
 import math
 import time
-from collections import deque
 from enum import StrEnum
 from types import TracebackType
 from typing import Any
@@ -19,18 +18,17 @@ import numpy as np
 from aiortc import MediaStreamTrack, RTCIceServer, RTCSessionDescription
 from av.packet import Packet
 
-from engines.types import SPEECH_SAMPLES, FloatArray, Identity, KDTalkerError
+from engines.types import Identity, KDTalkerError
 from server import aiortc_door as door
 from server.batcher import Batcher
 from server.clock import SessionClock
 from server.encode import SpeechEncoder, VideoEncoder
 from server.metrics import CallMetrics, Metrics
 from server.settings import Settings
-from server.tracks import AvatarAudioTrack, AvatarVideoTrack, MicrophoneReader
+from server.tracks import AvatarAudioTrack, AvatarVideoTrack, MicrophoneReader, UnheardSound
 
 TOLERATED = 0.020  # seconds past due that a picture is still worth showing
 FROZEN = 0.2  # seconds without a picture after which a late one is better than none
-UNHEARD = 250  # ticks of sound that wait for the engines; what is older they take for silence
 VOICE = 0.01  # level (RMS) that counts as somebody speaking
 CLOSE_PATIENCE = 5.0
 
@@ -68,7 +66,7 @@ class Session:
         self._encoder: VideoEncoder | None = None
         self._clock: SessionClock | None = None
         self._remote: MediaStreamTrack | None = None
-        self._unheard = _Unheard()
+        self._unheard = UnheardSound()
         self._last_voice = self._last_picture = time.monotonic()
 
     async def __aenter__(self) -> Session:
@@ -281,37 +279,6 @@ class Session:
     def _track_added(self, track: MediaStreamTrack) -> None:
         if track.kind == "audio":
             self._remote = track
-
-
-class _Unheard:
-    """Sound that the engines have not taken yet. When full, the oldest is given up and replaced by silence,
-    so that what follows keeps its place in time.
-    """
-
-    def __init__(self) -> None:
-        self._ticks: deque[FloatArray] = deque()
-        self._given_up = 0
-        self._filled = asyncio.Event()
-
-    def put(self, pcm: FloatArray) -> bool:
-        """Add a tick of sound; True if the oldest one had to go."""
-        full = len(self._ticks) == UNHEARD
-        if full:
-            self._ticks.popleft()
-            self._given_up += 1
-        self._ticks.append(pcm)
-        self._filled.set()
-        return full
-
-    async def take(self) -> FloatArray:
-        """All the sound there is, once there is some."""
-        await self._filled.wait()
-        self._filled.clear()
-        silence = np.zeros(self._given_up * SPEECH_SAMPLES, np.float32)
-        sound = np.concatenate([silence, *self._ticks])
-        self._ticks.clear()
-        self._given_up = 0
-        return sound
 
 
 def _seed(name: str) -> int:

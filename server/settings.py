@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from pydantic import AliasChoices, Field
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -17,10 +17,10 @@ def _cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kdtalker"
 
 
-class IceServer(BaseSettings):
+class IceServer(BaseModel):
     """One entry of `RTCConfiguration.iceServers`, as the page and aiortc both take it."""
 
-    model_config = SettingsConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     urls: list[str]
     username: str | None = None
@@ -49,7 +49,7 @@ class Settings(BaseSettings):
     audio_bitrate: int = Field(48_000, ge=16_000, le=128_000)
 
     ice_servers: tuple[IceServer, ...] = ()
-    """STUN and TURN servers for both ends; none by default, and never a third party's."""
+    """STUN and TURN servers for both ends, as JSON; none by default, and never a third party's."""
     connect_timeout: float = Field(20.0, gt=0)
     lost_after: float = Field(10.0, gt=0)
     """A peer that sends nothing at all (not even receiver reports) for this long is gone."""

@@ -18,13 +18,14 @@ from aiortc import MediaStreamTrack
 from aiortc.mediastreams import MediaStreamError
 from av.packet import Packet
 
-from engines.types import TICK_SECONDS, FloatArray, SpeechTick
+from engines.types import SPEECH_SAMPLES, TICK_SECONDS, FloatArray, SpeechTick
 from server.metrics import CallMetrics
 from server.playout import Playout
 from server.sound import Decimator
 
 SCALE = np.float32(1 / 32768)
 PACKET_SECONDS = TICK_SECONDS / 2
+UNHEARD = 250  # ticks of sound that wait for the engines
 BACKLOG = 50  # ticks that a track keeps for a sender that does not ask for them
 
 
@@ -64,6 +65,37 @@ def mono(frame: av.AudioFrame) -> FloatArray:
     interleaved = frame.to_ndarray().reshape(-1, channels)
     mixed: FloatArray = interleaved.mean(axis=1, dtype=np.float32) * SCALE
     return mixed
+
+
+class UnheardSound:
+    """Sound that the engines have not taken yet. When full, the oldest is given up and replaced by silence,
+    so that what follows keeps its place in time.
+    """
+
+    def __init__(self) -> None:
+        self._ticks: deque[FloatArray] = deque()
+        self._given_up = 0
+        self._filled = asyncio.Event()
+
+    def put(self, pcm: FloatArray) -> bool:
+        """Add a tick of sound; True if the oldest one had to go."""
+        full = len(self._ticks) == UNHEARD
+        if full:
+            self._ticks.popleft()
+            self._given_up += 1
+        self._ticks.append(pcm)
+        self._filled.set()
+        return full
+
+    async def take(self) -> FloatArray:
+        """All the sound there is, once there is some."""
+        await self._filled.wait()
+        self._filled.clear()
+        silence = np.zeros(self._given_up * SPEECH_SAMPLES, np.float32)
+        sound = np.concatenate([silence, *self._ticks])
+        self._ticks.clear()
+        self._given_up = 0
+        return sound
 
 
 class _ReleaseTrack(MediaStreamTrack):

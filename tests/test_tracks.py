@@ -14,7 +14,7 @@ from av.packet import Packet
 from benchmarks.peer import Voice, connect
 from server import aiortc_door as door
 from server.metrics import CallMetrics, Metrics
-from server.tracks import BACKLOG, AvatarAudioTrack, AvatarVideoTrack, MicrophoneReader
+from server.tracks import BACKLOG, UNHEARD, AvatarAudioTrack, AvatarVideoTrack, MicrophoneReader, UnheardSound
 
 
 @pytest.fixture
@@ -101,3 +101,13 @@ async def test_a_microphone_becomes_ticks_of_its_sound() -> None:
     assert np.corrcoef(sent[best : best + 9600], heard[24_000:33_600])[0, 1] > 0.98
     slow = np.concatenate([speech.pcm for speech, _ in ticks])[8_000:]
     assert np.abs(slow).max() == pytest.approx(np.abs(heard).max() / 32768, rel=0.05)
+
+
+async def test_sound_that_waits_is_taken_at_once_and_keeps_its_place() -> None:
+    unheard = UnheardSound()
+    dropped = [unheard.put(np.full(640, tick, np.float32)) for tick in range(UNHEARD + 3)]
+    assert dropped.count(True) == 3
+    sound = (await unheard.take()).reshape(-1, 640)[:, 0]
+    assert sound.tolist() == [0, 0, 0, *range(3, UNHEARD + 3)], "silence stands for what was given up"
+    unheard.put(np.ones(640, np.float32))
+    assert (await unheard.take()).tolist() == [1.0] * 640

@@ -1,0 +1,46 @@
+"""Settings: from the environment, checked, and never changed afterwards."""
+
+import pytest
+from pydantic import ValidationError
+
+from server.settings import Settings
+
+
+@pytest.fixture(autouse=True)
+def clean(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HOST", "PORT", "KDTALKER_HOST", "KDTALKER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_without_an_environment_it_listens_on_this_machine_only() -> None:
+    assert (Settings().host, Settings().port) == ("127.0.0.1", 8080)
+    assert Settings().ice_servers == ()
+
+
+def test_host_and_port_are_honoured_bare_and_prefixed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOST", "0.0.0.0")
+    monkeypatch.setenv("PORT", "9000")
+    assert (Settings().host, Settings().port) == ("0.0.0.0", 9000)
+    monkeypatch.setenv("KDTALKER_PORT", "9001")
+    assert Settings().port == 9001
+    assert Settings(port=9002).port == 9002
+
+
+def test_ice_servers_are_json_and_take_nothing_from_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("USERNAME", "somebody")
+    monkeypatch.setenv("KDTALKER_ICE_SERVERS", '[{"urls": ["stun:stun.example.org"]}]')
+    (server,) = Settings().ice_servers
+    assert server.model_dump(exclude_none=True) == {"urls": ["stun:stun.example.org"]}
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"port": 70_000}, {"max_sessions": 0}, {"log_level": "loud"}, {"unknown": 1}, {"lost_after": -1}]
+)
+def test_what_makes_no_sense_is_refused(wrong: dict[str, object]) -> None:
+    with pytest.raises(ValidationError):
+        Settings(**wrong)
+
+
+def test_settings_do_not_change() -> None:
+    with pytest.raises(ValidationError):
+        Settings().port = 1  # type: ignore[misc]
