@@ -1,6 +1,7 @@
 // Drives the page: puts the call's state into words, and the person's choices into the call.
 
 import { Avatars } from "./avatars.js";
+import { shine } from "./light.js";
 import { Meter } from "./meter.js";
 import { Session } from "./session.js";
 import { line, list, peerFigures } from "./stats.js";
@@ -124,7 +125,7 @@ at("microphone").addEventListener("change", () => {
   if (session.microphone) session.useMicrophone(at("microphone").value).catch((error) => session.fail(error));
 });
 navigator.mediaDevices?.addEventListener("devicechange", listMicrophones);
-navigator.mediaDevices?.enumerateDevices && listMicrophones();
+if (navigator.mediaDevices) listMicrophones();
 
 // Faces
 
@@ -137,23 +138,7 @@ avatars.addEventListener("choice", () => {
 
 picture.addEventListener("load", () => {
   picture.hidden = false;
-  // The face lights the wall behind it: the picture, shrunk to a few colours, shines past its frame.
-  const light = at("light").getContext("2d");
-  light.filter = "saturate(2)";
-  light.imageSmoothingQuality = "high";
-  light.drawImage(picture, 0, 0, 5, 5);
-  light.filter = "none";
-  light.drawImage(at("light"), 0, 0, 5, 5, 0, 0, 64, 64);
-  light.globalCompositeOperation = "destination-in"; // it fades to all sides
-  for (const [x, y] of [[64, 0], [0, 64]]) {
-    light.fillStyle = light.createLinearGradient(0, 0, x, y);
-    for (const [alpha, stop] of [0, 0.08, 0.3, 0.65, 0.92, 1].map((alpha, step) => [alpha, 0.08 * step])) {
-      light.fillStyle.addColorStop(stop, `rgb(0 0 0 / ${alpha})`);
-      light.fillStyle.addColorStop(1 - stop, `rgb(0 0 0 / ${alpha})`);
-    }
-    light.fillRect(0, 0, 64, 64);
-  }
-  light.globalCompositeOperation = "source-over";
+  shine(picture, at("light"));
 });
 
 const carriesFile = (event) => event.dataTransfer?.types.includes("Files");

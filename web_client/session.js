@@ -1,7 +1,7 @@
 // One call to the avatar server: microphone out, talking face in. Knows HTTP and WebRTC, and nothing of the page.
 
 const GATHERING = 2000; // ms to wait for network candidates; what is found by then goes into the offer
-const CONNECTING = 12000; // ms until a connection that does not come up counts as blocked
+const CONNECTING = 12000; // ms until a connection that does not come up, or brings nothing, counts as blocked
 const STALLED = 2000; // ms without any sound or picture arriving until the connection counts as lost
 const ANSWER = 15000; // ms that the server has to answer a request
 const PAUSES = [0, 1000, 2000, 4000, 8000]; // ms before each attempt to get a lost connection back
@@ -54,9 +54,7 @@ export class Session extends EventTarget {
 
   /** End the call on both sides and release the microphone. Everything that matters happens before the first await. */
   async stop() {
-    this.#stopped?.abort();
-    this.#stopped = null;
-    this.#release();
+    this.#leave();
     const goodbye = this.#hangUp();
     this.#become("idle");
     await goodbye;
@@ -64,9 +62,7 @@ export class Session extends EventTarget {
 
   /** The one way a call ends by itself. */
   fail(error) {
-    this.#stopped?.abort();
-    this.#stopped = null;
-    this.#release();
+    this.#leave();
     this.#hangUp();
     this.#become("failed", { error: error instanceof CallError ? error : new CallError("unexpected", error.message) });
   }
@@ -123,11 +119,11 @@ export class Session extends EventTarget {
         if (error.retryAfter) {
           const pause = error.retryAfter * 1000;
           this.#become("waiting", { error, retryAt: performance.now() + pause });
-          await this.#pause(pause, signal);
+          await this.#pause(pause);
         } else if (attempt === 0 || attempt >= PAUSES.length || error.code === "ended") {
           throw error;
         } else {
-          await this.#pause(PAUSES[attempt], signal);
+          await this.#pause(PAUSES[attempt]);
           attempt += 1;
         }
       }
@@ -138,6 +134,7 @@ export class Session extends EventTarget {
   /** One attempt: offer, answer, connection. */
   async #connect(signal) {
     const { iceServers } = await (await ask("/ice-servers")).json();
+    signal.throwIfAborted();
     const peer = (this.#peer = new RTCPeerConnection({ iceServers }));
     peer.ontrack = ({ streams: [stream] }) => {
       if (stream === this.stream) return; // sound and picture share one stream, so that the browser keeps them in sync
@@ -162,18 +159,20 @@ export class Session extends EventTarget {
     await connected(peer, signal);
   }
 
-  /** True when the connection was lost, false when another avatar was chosen; raises when the server ended the call. */
+  /** True when the connection was lost, false when another avatar was chosen; raises when that is for good. */
   async #connectionEnds(signal) {
     const peer = this.#peer;
     let [received, newest] = [0, performance.now()];
     while (!this.#changed) {
-      await this.#pause(500, signal);
+      await this.#pause(500);
       signal.throwIfAborted();
       const packets = await packetsReceived(peer);
       const now = performance.now();
       // Phones may put the network to sleep for a page that nobody sees.
       if (packets !== received || document.hidden) [received, newest] = [packets, now];
-      if (peer.connectionState === "failed" || peer.connectionState === "closed" || now - newest > STALLED) {
+      const broken = peer.connectionState === "failed" || peer.connectionState === "closed";
+      if (!received && now - newest > CONNECTING) throw new CallError("blocked");
+      if (broken || (received && now - newest > STALLED)) {
         this.#become("reconnecting", { attempt: 1 });
         await this.#stillKnown();
         return true;
@@ -191,12 +190,18 @@ export class Session extends EventTarget {
     }
   }
 
-  async #pause(milliseconds, signal) {
+  async #pause(milliseconds) {
     await new Promise((resolve) => {
       this.#wake = resolve;
-      signal.addEventListener("abort", resolve, { once: true });
       setTimeout(resolve, milliseconds);
     });
+  }
+
+  #leave() {
+    this.#stopped?.abort();
+    this.#stopped = null;
+    this.#wake();
+    this.#release();
   }
 
   async #hangUp() {
