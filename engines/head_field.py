@@ -33,7 +33,7 @@ LIDS = np.array([7, 163, 144, 145, 153, 154, 155, 173, 157, 158, 159, 160, 161, 
 DEPTH_BLUR = 0.075
 DEPTH_SLOPE, DEPTH_REACH = 0.6, 0.8  # beyond the oval the head curves away from the camera
 RIGID_REACH, RIGID_END = 0.05, 1.05  # head and hair move as one; beyond the second nothing does
-NECK_END = 1.25
+NECK_END = 1.0
 EXPRESSION_DECAY = 0.33
 BORDER = 44  # pixels over which everything comes to rest at the picture's edges
 

@@ -41,8 +41,8 @@ def head_mask(crop: ByteArray, outline: FloatArray, chin: FloatArray, unit: floa
     labels[~below & (distance > FARTHEST_HAIR)] = cv2.GC_BGD
     labels[:3] = labels[: int(0.7 * SIDE), :3] = labels[: int(0.7 * SIDE), -3:] = cv2.GC_BGD
     cv2.setRNGSeed(0)  # the colour clusters start from random ones
-    models = np.zeros((1, 65)), np.zeros((1, 65))
-    cv2.grabCut(small, labels, None, *models, ROUNDS, cv2.GC_INIT_WITH_MASK)
+    behind, before = np.zeros((1, 65)), np.zeros((1, 65))
+    cv2.grabCut(small, labels, (0, 0, 1, 1), behind, before, ROUNDS, cv2.GC_INIT_WITH_MASK)
     person = np.isin(labels, (cv2.GC_FGD, cv2.GC_PR_FGD)) & (~below | (beside < NECK_AND_HAIR))
     person |= distance < ALWAYS_HEAD
     closed = cv2.morphologyEx(person.astype(np.uint8), cv2.MORPH_CLOSE, np.ones((7, 7), np.uint8))

@@ -36,7 +36,7 @@ class MouthTables:
     part of the frame that is drawn is smaller by `PAD` nodes on every side.
 
     `upper_rows`, `lower_rows` f32 (25, nodes): `engines.head_field` rows of both layers. `upper`,
-    `lower` u8 (h, w, 4): supersampled photo of the box with the layer's mask. `window` f32 (h, w, 1):
+    `lower` u8 (h, w, 4): supersampled photo of the box with the layer's mask. `window` f32 (h, w):
     1 inside, 0 at the box's edge. `centre` f32 (25,): the row of the mouth's middle, without expression.
     """
 
@@ -95,7 +95,7 @@ def mouth_tables(
 
     drawn_x, drawn_y = (np.arange(side - 2 * PAD * STEP) for side in lattice.size)
     edge_x, edge_y = np.minimum(drawn_x, drawn_x[::-1]), np.minimum(drawn_y, drawn_y[::-1])
-    window = smoothstep(np.minimum(edge_x[None], edge_y[:, None]), 0, RIM)[..., None]
+    window = smoothstep(np.minimum(edge_x[None], edge_y[:, None]), 0, RIM)
     middle = int(np.argmin(((lattice.points() - ring.mean(0)) ** 2).sum(-1)))
     centre = both[middle] * (np.arange(both.shape[1]) < 4)  # the drawn box follows the head and not the jaw
     box = np.array([lattice.left, lattice.top, columns, rows], np.int32)
@@ -123,18 +123,16 @@ def draw_mouth(
         forward = np.ascontiguousarray((flow.T / STEP @ rows).T, np.float32).reshape(lattice.rows, lattice.columns, 2)
         backward = invert(forward, nodes, start, ITERATIONS)
         first, second = pixel_map(backward, pixels, STEP)
-        drawn.append(cv2.remap(layer, first, second, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE))
-    upper, lower = (np.asarray(layer, np.float32) for layer in drawn)
-    above, below = upper[..., 3:] * np.float32(1 / 255), lower[..., 3:] * np.float32(1 / 255)
+        warped = cv2.remap(layer, first, second, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        drawn.append((cv2.cvtColor(warped, cv2.COLOR_RGBA2RGB), warped[..., 3] * np.float32(1 / 255)))
+    (upper, above), (lower, below) = drawn
     left, top = (int(v) for v in corner + shift)
-    composed = lower[..., :3]
-    gap = (1 - above[..., 0]) * (1 - below[..., 0])
+    gap = (1 - above) * (1 - below)
     x, y, across, down = cv2.boundingRect(np.asarray(gap > GLIMPSE, np.uint8))
     if across:
         hole = slice(y, y + down), slice(x, x + across)
         behind = draw_interior(interior, frame, (left + x, top + y), gap[hole])
-        composed[hole] = behind + (composed[hole] - behind) * below[hole]
-    composed += (upper[..., :3] - composed) * above
+        lower[hole] = cv2.blendLinear(lower[hole], behind, below[hole], 1 - below[hole])
+    composed = cv2.blendLinear(upper, lower, above, 1 - above)
     place = picture[top : top + height, left : left + width]
-    composed = place + (composed - place) * tables.window
-    place[:] = np.clip(composed + 0.5, 0, 255)
+    place[:] = cv2.blendLinear(composed, place, tables.window, 1 - tables.window)

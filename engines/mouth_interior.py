@@ -95,8 +95,8 @@ def interior_tables(
     )
 
 
-def draw_interior(interior: Interior, frame: FloatArray, corner: tuple[int, int], gap: FloatArray) -> FloatArray:
-    """Colour f32 (h, w, 3) of the box whose top left is `corner`; `gap` (h, w) is where it shows, 0 to 1."""
+def draw_interior(interior: Interior, frame: FloatArray, corner: tuple[int, int], gap: FloatArray) -> ByteArray:
+    """Colour u8 (h, w, 3) of the box whose top left is `corner`; `gap` (h, w) is where it shows, 0 to 1."""
     height, width = gap.shape
     turn = _turn(frame)
     places = (interior.anchors + interior.follow @ motion.expression(frame)) @ turn + frame[motion.TRANSLATION]
@@ -119,7 +119,7 @@ def draw_interior(interior: Interior, frame: FloatArray, corner: tuple[int, int]
         # The photo's teeth carry the photo's own shade; the less of them shows, the more is added.
         tinted = 1 - (1 - tinted) * max(0.0, 1 - float(gap.sum()) / shown)
     colour += (upper[..., :3] * tinted - colour) * (upper[..., 3:] / 255)
-    return np.asarray(colour, np.float32)
+    return np.clip(colour + 0.5, 0, 255).astype(np.uint8)
 
 
 def _turn(frame: FloatArray) -> FloatArray:
