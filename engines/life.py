@@ -101,7 +101,7 @@ class LifeModel:
         for row, level in enumerate(np.clip(loudness, 0, 1)):
             noise = _noise(state.seed, state.tick + row, 7) @ self.innovation.T
             noise *= np.sqrt(self.swing[0] + self.swing[1] * level)
-            noise *= temper.idle_sway + (1 - temper.idle_sway) * min(1.0, 2 * level)
+            noise *= temper.idle_sway + (1 - temper.idle_sway) * min(1.0, 4 * level)
             pose = past.reshape(-1) @ self.regression + noise
             past = np.concatenate([pose[None], past[:-1]]).astype(np.float32)
             poses[row] = temper.pose_scale * pose * self.deviation
@@ -155,5 +155,3 @@ def life_model() -> LifeModel:
     for name in ("pause_mean", "pause_spread"):
         values[name] = float(values[name])
     return LifeModel(**values)
-
-

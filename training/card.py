@@ -13,6 +13,7 @@ import torch
 from engines.types import FPS
 from training.tracks import held_out_names, read_index
 
+FILES = ("keypoints.npz", "audio_encoder.onnx", "window.onnx", "life.npz")
 INTRODUCTION = """# Embedded motion model
 
 Speech to facial motion for the `embedded` profile of KDTalker Live: a narrow spatiotemporal denoiser of
@@ -115,9 +116,9 @@ def write_card(folder: Path, checkpoint: Path, root: Path) -> None:
     parts += ["## Figures", "", *_results(figures), "", "![lip curves of held-out clips](lips.png)", ""]
     parts += ["## Data", *DATA_NOTE.splitlines(), "", *data_table(root), "", "## Files", ""]
     parts += [_line(("file", "bytes", "SHA-256")), "|---|---|---|"]
-    for path in sorted([*folder.glob("*.onnx"), *folder.glob("*.npz")]):
-        content = path.read_bytes()
-        parts.append(_line((path.name, len(content), hashlib.sha256(content).hexdigest())))
+    for name in FILES:
+        content = (folder / name).read_bytes()
+        parts.append(_line((name, len(content), hashlib.sha256(content).hexdigest())))
     (folder / "CARD.md").write_text("\n".join(parts) + "\n")
 
 
@@ -141,11 +142,15 @@ def _results(figures: dict[str, Any]) -> list[str]:
         f"Hop borders against other frames: jump x {figures['seams']['jump']}, second difference x "
         f"{figures['seams']['second_difference']} (medians).",
         "",
-        _line(("head and eyes", "blinks a minute", "deviation y/p/r", "speed a frame", "correlation after 1 s")),
+        "Head and eyes, tracked and from the life model: deviation and speed of yaw, pitch, roll in degrees and "
+        "degrees a frame, correlation with the pose one second later; medians over clips.",
+        "",
+        _line(("head and eyes", "blinks a minute", "deviation", "speed", "after a second")),
         "|---|---|---|---|---|",
     ]
     for name, row in figures["life"].items():
-        lines.append(_line((name, row["blinks_a_minute"], row["deviation"], row["speed"], row["after_a_second"])))
+        cells = [" / ".join(map(str, row[key])) for key in ("deviation", "speed", "after_a_second")]
+        lines.append(_line((name, row["blinks_a_minute"], *cells)))
     explained = figures["keypoints"]
     lines += ["", "What 21 keypoints explain of the mesh's motion within clips (R2):", ""]
     names = list(next(iter(explained.values())))

@@ -192,10 +192,15 @@ def life(face: FaceModel, poses: list[FloatArray], lids: list[FloatArray]) -> di
     later = [[np.corrcoef(a[:-FPS, k], a[FPS:, k])[0, 1] for k in range(3)] for a in angles]
     return {
         "blinks_a_minute": round(blinks / sum(map(len, lids)) * FPS * 60, 1),
-        "deviation": np.round(np.mean([a.std(0) for a in angles], 0), 2).tolist(),
-        "speed": np.round(np.mean([np.abs(np.diff(a, axis=0)).mean(0) for a in angles], 0), 3).tolist(),
-        "after_a_second": np.round(np.mean(later, 0), 2).tolist(),
+        "deviation": _median([a.std(0) for a in angles], 1),
+        "speed": _median([np.abs(np.diff(a, axis=0)).mean(0) for a in angles], 2),
+        "after_a_second": _median(later, 2),
     }
+
+
+def _median(rows: list[Any], digits: int) -> list[float]:
+    """Median over clips: a few people turn their heads far more than the others."""
+    return [round(float(value), digits) for value in np.median(rows, axis=0)]
 
 
 def life_table(bench: Bench, items: list[Item]) -> dict[str, Any]:

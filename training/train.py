@@ -29,7 +29,7 @@ from training.metrics import lip_curves, lip_score
 NETWORK = DenoiserConfig(
     width=160, layers=4, heads=4, time_width=64, audio_width=128, rotary=8, dropout=0.1, time_per_token=True
 )
-SAMPLING = DdimConfig(steps=3, schedule="cosine", prediction="v", spacing="trailing", context_time=500, guided=True)
+SAMPLING = DdimConfig(steps=2, schedule="cosine", prediction="v", spacing="trailing", context_time=500, guided=True)
 HEAD_CONTEXT = 100  # diffusion step at which all but the lips of committed frames is shown, at most
 
 
