@@ -203,7 +203,7 @@ def _state(closure: float, eye: _Eye) -> FloatArray:
     cover = fold * (1 - smoothstep(y - edge_up, -1.0, 1.0)) * fresh * eye.reach
     state += (eye.skin * light[..., None] - state) * cover[..., None]
     # Closed, the lower lid's moist edge is covered too.
-    margin = (y > edge_up) * (1 - smoothstep(y - edge_low, 0.01 * unit, 0.035 * unit))
+    margin = (y > edge_up) * (1 - smoothstep(y - edge_low, 0.02 * unit, 0.045 * unit))
     margin = margin * eye.reach * float(smoothstep(np.asarray(closure), 0.6, 1.0))
     state += (0.95 * eye.skin - state) * margin[..., None]
     # The lashes ride on the lid's edge; closed, they lie on the cheek as one soft dark line.

@@ -22,7 +22,7 @@ from engines.mouth import draw_mouth
 from engines.types import FRAME_SIZE, MOTION_WIDTH, ByteArray, FloatArray, Identity, Portrait
 from engines.warp_field import SUPERSAMPLING, identity_map, invert, pixel_map
 
-ITERATIONS = 8
+ITERATIONS = 6
 # How far a motion may be from the photo's before it is cut: scale as a ratio, angles in degrees, translation
 # in half crop widths, exp in eye distances. Far beyond what looks good; nothing beyond can be drawn at all.
 SCALE_RANGE, ANGLE_RANGE, SHIFT_RANGE, EXPRESSION_RANGE = 1.5, 45.0, 0.5, 0.5

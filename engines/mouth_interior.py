@@ -24,7 +24,7 @@ DEPTH = 0.07  # teeth behind the lips
 OWN_TEETH_GAP = 0.06  # from this opening on, the photo's own teeth are used
 UPPER_EDGE = 2.2 * MILLIMETRE  # drawn upper incisors end this far below the closed lip line
 SPOKEN_EDGE = 3.3 * MILLIMETRE  # the photo's own, too, once its smile has gone
-LOWER_EDGE = -0.9 * MILLIMETRE  # drawn lower incisors begin here
+LOWER_EDGE = -0.1 * MILLIMETRE  # drawn lower incisors begin here
 FOLLOW_LIP = 0.65  # share of the upper lip's raise that drawn teeth take part in, else they look like dentures
 JAW_BY_LIP, JAW_BY_CHIN = 0.7, 0.3
 GRAIN = 4.0  # texture pixels per millimetre
@@ -250,7 +250,7 @@ def _jaw(light: FloatArray) -> tuple[ByteArray, FloatArray]:
     x = (x - width / GRAIN / 2) / 20.0
     y = y - room - 3.0  # millimetres below the biting edge
     top = -6.5 + 7.0 * x**2
-    body = smoothstep(y - top, 0, 2.5) * (1 - smoothstep(np.abs(x), 0.85, 1.05))
+    body = smoothstep(y - top, 0, 5.0) * (1 - smoothstep(np.abs(x), 0.85, 1.05))
     shade = 0.4 + 0.6 * smoothstep(y - top, 0, 7.0)
     groove = 1 - 0.14 * np.exp(-((x / 0.07) ** 2)) * smoothstep(y - top, 0, 3)
     tongue = np.array([0.74, 0.38, 0.37]) * light * 255 * (shade * groove)[..., None]

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from engines.types import ByteArray, FloatArray
 
 _NO_MAP: Any = None  # a map of pairs is OpenCV's first map alone; its type stubs do not know that
+FULL_STEPS = 3
 SUPERSAMPLING = 2  # the photo is kept at twice its size, so that sampling between pixels does not blur
 
 
@@ -70,8 +71,8 @@ def invert(forward: FloatArray, nodes: FloatArray, start: FloatArray, iterations
 
     `forward` (h, w, 2) belongs to the photo's lattice; `nodes` (H, W, 2) are the frame's nodes in
     the photo's lattice coordinates, and the result has their shape. `start` is the first guess: a
-    vector, or a field. The first two steps are full, the last too, those between are averaged with
-    their predecessor; undamped iteration cycles where the field is about to fold.
+    vector, or a field. The first `FULL_STEPS` steps are full, the last too, those between are averaged
+    with their predecessor; undamped iteration cycles where the field is about to fold.
     """
     backward = np.empty_like(nodes)
     backward[:] = start
@@ -80,7 +81,7 @@ def invert(forward: FloatArray, nodes: FloatArray, start: FloatArray, iterations
     for step in range(iterations):
         cv2.add(nodes, backward, dst=position)
         cv2.remap(forward, position, _NO_MAP, cv2.INTER_LINEAR, dst=sampled, borderMode=cv2.BORDER_REPLICATE)
-        if step < 2 or step == iterations - 1:
+        if step < FULL_STEPS or step == iterations - 1:
             np.negative(sampled, out=backward)
         else:
             cv2.addWeighted(backward, 0.5, sampled, -0.5, 0.0, dst=backward)

@@ -176,6 +176,18 @@ def test_rows_are_independent_and_repeatable(renderer: MeshWarp, identity: Ident
         assert np.array_equal(out[0], together[row])
 
 
+def test_enrolment_is_repeatable_and_holds_arrays_only(
+    renderer: MeshWarp, portrait: Portrait, identity: Identity
+) -> None:
+    again = renderer.enrol(portrait)
+    assert again.tables.keys() == identity.tables.keys()
+    for name, table in identity.tables.items():
+        assert isinstance(table, np.ndarray)
+        assert table.dtype != object
+        assert np.array_equal(table, again.tables[name])
+    assert np.array_equal(again.source, identity.source)
+
+
 def test_tiny_motion_is_a_tiny_difference(renderer: MeshWarp, identity: Identity) -> None:
     base = frame_of(identity, mouth_opening(0.08), (3, 1, 0))
     moved = frame_of(identity, mouth_opening(0.0805), (3.02, 1, 0))
