@@ -28,7 +28,7 @@ from engines.sampler import Sampler
 from engines.types import FRAME_SIZE, MOTION_WIDTH, ByteArray, FloatArray, Identity, Portrait
 
 STREAMING = DdimConfig(steps=10)  # of one window; `engines.exact` takes the original's 50
-KEPT_SOURCES = 4  # photos whose tables stay on the device, 13 MB each
+KEPT_SOURCES = 4  # 14 MB each
 VOLUME = "volume"
 
 
@@ -64,11 +64,15 @@ def find_face(photo: bytes, *, upright: bool = False) -> Face:
 
 
 class PublishedRenderer:
-    """Warping and decoder behind the renderer's contract; `stitch` corrects keypoints so that the border stays put."""
+    """Warping and decoder behind the renderer's contract.
 
-    def __init__(self, model: PublishedModel, *, stitch: bool = False) -> None:
+    `stitch` corrects keypoints so that the picture's border stays put. `kept`: photos whose tables stay on the device.
+    """
+
+    def __init__(self, model: PublishedModel, *, stitch: bool = False, kept: int = KEPT_SOURCES) -> None:
         self._model = model
         self._stitch = stitch
+        self._kept = kept
         self._sources: OrderedDict[str, tuple[FloatArray, WarpSource]] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -112,7 +116,7 @@ class PublishedRenderer:
                 keypoints = motion.keypoints(identity.canonical, placed)[0]
                 kept = (keypoints, self._model.prepare(identity.tables[VOLUME], keypoints))
                 self._sources[identity.digest] = kept
-                if len(self._sources) > KEPT_SOURCES:
+                if len(self._sources) > self._kept:
                     self._sources.popitem(last=False)
             self._sources.move_to_end(identity.digest)
             return kept

@@ -91,6 +91,7 @@ def test_keypoints_in_every_mode() -> None:
     assert_close(model().stitch(source_keypoints()[0], absolute[: len(expected)]), expected, 1e-4)
 
 
+@pytest.mark.timeout(900)
 def test_frames() -> None:
     data = golden("e2e")
     count = int(data["frames_shape"][0])

@@ -21,7 +21,7 @@ from engines.networks.checkpoints import CHECKPOINTS, NORM_FILE, Checkpoint
 from engines.networks.ddim import Ddim, DdimConfig
 from engines.networks.decoder import SpadeDecoder
 from engines.networks.denoiser import Denoiser
-from engines.networks.layers import SpectralConv2d, fold
+from engines.networks.layers import Network, SpectralConv2d, fold
 from engines.networks.motion_extractor import MotionExtractor
 from engines.networks.stitching import StitchingRetargeting
 from engines.networks.warping import WarpingModule, WarpSource
@@ -152,7 +152,7 @@ def random_model(seed: int, device: str = "auto", precision: str = "float32") ->
     """Networks of the published shape with random weights: the whole path runs and the picture is noise."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        networks = {checkpoint.file: _randomised(checkpoint.network()) for checkpoint in CHECKPOINTS}
+        networks = {checkpoint.file: randomised(checkpoint.network()) for checkpoint in CHECKPOINTS}
     mean, std = np.zeros(70, np.float32), np.full(70, 1e-3, np.float32)
     mean[0], std[:4] = 1.0, (0.01, 0.5, 0.5, 0.5)
     normalisation = Normalisation(mean, std, np.zeros(63, np.float32), np.ones(63, np.float32))
@@ -160,7 +160,8 @@ def random_model(seed: int, device: str = "auto", precision: str = "float32") ->
 
 
 @torch.no_grad()
-def _randomised(network: nn.Module) -> nn.Module:
+def randomised(network: Network) -> Network:
+    """A network as it is constructed, made consistent: stored spectral vectors are those of the random weights."""
     for module in network.modules():
         if isinstance(module, SpectralConv2d):
             weight = module.weight_orig.flatten(1)
@@ -185,8 +186,12 @@ def assemble(
     if dtype is None:
         raise EngineError(f"There is no precision '{precision}'; choose one of {', '.join(PRECISIONS)}.")
 
+    # CPUs convolve half precision hundreds of times slower than single: there only the weights are rounded to it.
+    compute = dtype if target.type != "cpu" else torch.float32
+
     def ready(checkpoint: Checkpoint[Any], kind: torch.dtype = torch.float32) -> Any:
-        return fold(network(checkpoint)).to(target, kind).requires_grad_(False)
+        folded = fold(network(checkpoint)).requires_grad_(False).to(kind)
+        return folded.to(target, compute if kind == dtype else kind)
 
     return PublishedModel(
         audio_encoder=ready(checkpoints.AUDIO_ENCODER),
@@ -198,7 +203,7 @@ def assemble(
         stitching=ready(checkpoints.STITCHING),
         normalisation=normalisation,
         device=target,
-        precision=dtype,
+        precision=compute,
         # A batch fills a GPU; on a CPU it only takes memory, a third of a gigabyte a frame.
         rows=rows or (8 if target.type == "cuda" else 1),
     )
