@@ -164,16 +164,19 @@ def _skin(
     # Glasses, brows and shadows are no skin: what is far darker than the rest does not count.
     brightness = view.sum(-1)
     typical = float(np.quantile(brightness[~eye], 0.6))
-    weight = np.where(eye, 0.0, smoothstep(brightness, 0.35 * typical, 0.65 * typical) + 1e-3).astype(np.float32)
+    weight = np.where(eye, 0.0, smoothstep(brightness, 0.5 * typical, 0.8 * typical) + 1e-3).astype(np.float32)
     # More from above than from below: the lid is of the upper side.
     weight *= np.where(y > (up + low) / 2, 0.5, 1.0).astype(np.float32)
     fill = np.zeros_like(view)
     total = np.zeros_like(weight)
-    for sigma in (0.035, 0.07):
+    for sigma in (0.035, 0.07, 0.14):
         total += cv2.GaussianBlur(weight, (0, 0), sigma * unit)
         fill += cv2.GaussianBlur(view * weight[..., None], (0, 0), sigma * unit)
     fill /= total[..., None] + 1e-4
-    return np.asarray(fill, np.float32)
+    # The grain of the skin below the eye, lest the lid look like plastic.
+    grain = np.clip(view - cv2.GaussianBlur(view, (0, 0), 0.012 * unit), -8, 8)
+    down = min(int(0.2 * unit), len(view) - 1)
+    return np.asarray(fill + np.pad(grain, ((0, down), (0, 0), (0, 0)), mode="reflect")[down:], np.float32)
 
 
 def _state(closure: float, eye: _Eye) -> FloatArray:
@@ -198,8 +201,8 @@ def _state(closure: float, eye: _Eye) -> FloatArray:
     lash = LASHES * unit
     fresh = float(smoothstep(np.asarray(closure), 0.0, 0.3))
     across = np.clip((y - up) / np.maximum(drop, 1), 0, 1)
-    light = 0.97 + 0.05 * np.sin(np.pi * across) - 0.10 * (1 - across) ** 2 - 0.05 * across**3
-    fold = smoothstep(y - up, -1.9 * lash, 0.5 * lash)
+    light = 0.98 + 0.04 * np.sin(np.pi * across) - 0.07 * (1 - across) ** 2 - 0.05 * across**3
+    fold = smoothstep(y - up, -2.6 * lash, 0.1 * lash)
     cover = fold * (1 - smoothstep(y - edge_up, -1.0, 1.0)) * fresh * eye.reach
     state += (eye.skin * light[..., None] - state) * cover[..., None]
     # Closed, the lower lid's moist edge is covered too.
