@@ -15,8 +15,6 @@ from tests import seeded_weights
 from tests.golden import assert_close, assert_sampled, golden, golden_seed
 from tests.published import fresh_network
 
-pytest.importorskip("torch")
-
 
 @cache
 def model() -> PublishedModel:
