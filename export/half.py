@@ -7,7 +7,7 @@ stays in float32: normalisation statistics, softmax, exponentials, keypoints, sa
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 
 import numpy as np
 import onnx
@@ -82,7 +82,7 @@ class _Conversion:
         if target is not None:
             for index, name in enumerate(node.input[:1] if node.op_type == "Resize" else node.input):
                 node.input[index] = self._as(name, target)  # the scales of a resize are float32 in any case
-        leaving = target == TensorProto.FLOAT16 and self._within(node, LEAVING_LAYERS) and node.op_type in WEIGHTED
+        leaving = target == TensorProto.FLOAT16 and _within(node, LEAVING_LAYERS) and node.op_type in WEIGHTED
         self.nodes.append(node)
         if target == TensorProto.FLOAT16:
             self.halves.update(name for name in node.output if name in self.floats)
@@ -96,9 +96,9 @@ class _Conversion:
         if not free or node.op_type in ("Cast", "Shape"):
             return None
         half = [name in self.halves for name in free]
-        if self._within(node, FLOAT32_LAYERS):
+        if _within(node, FLOAT32_LAYERS):
             return TensorProto.FLOAT
-        if node.op_type in WEIGHTED or (node.op_type == "MatMul" and any(self._constant_float(n) for n in inputs)):
+        if _is_weighted(node, self.constants):
             return TensorProto.FLOAT16
         if node.op_type in ("MatMul", "Concat"):  # attention; parts that meet again before a convolution
             return TensorProto.FLOAT16 if any(half) else TensorProto.FLOAT
@@ -148,9 +148,16 @@ class _Conversion:
         constant = self.constants.get(name)
         return constant is not None and constant.data_type == TensorProto.FLOAT
 
-    @staticmethod
-    def _within(node: onnx.NodeProto, layers: Iterable[str]) -> bool:
-        return any(layer in node.name for layer in layers)
+
+def _within(node: onnx.NodeProto, layers: Iterable[str]) -> bool:
+    return any(layer in node.name for layer in layers)
+
+
+def _is_weighted(node: onnx.NodeProto, stored: Container[str]) -> bool:
+    """A product of something computed with stored weights."""
+    if node.op_type == "MatMul":
+        return (node.input[0] in stored) != (node.input[1] in stored)
+    return node.op_type in WEIGHTED and node.input[0] not in stored
 
 
 def check_structure(model: onnx.ModelProto) -> dict[str, int]:
@@ -171,9 +178,7 @@ def check_structure(model: onnx.ModelProto) -> dict[str, int]:
         if node.op_type in ISLANDS:
             counted["islands"] += 1
             wanted = TensorProto.FLOAT
-        elif (node.op_type in WEIGHTED or (node.op_type == "MatMul" and node.input[1] in stored)) and not any(
-            layer in node.name for layer in FLOAT32_LAYERS
-        ):
+        elif _is_weighted(node, stored) and not _within(node, FLOAT32_LAYERS):
             counted["weighted"] += 1
             wanted = TensorProto.FLOAT16
         else:

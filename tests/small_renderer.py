@@ -13,9 +13,9 @@ from export.examples import IDENTITIES
 from export.graphs import spec
 from export.onnx_file import Graph
 
-WARP = WarpSizes(channels=8, depth=16, encoder=(8, 8, 16, 16, 16), decoder=(16, 16, 8, 8, 8), features=16)
+WARP = WarpSizes(channels=8, depth=4, encoder=(8, 8, 16, 16, 16), decoder=(16, 16, 8, 8, 8), features=16)
 DECODER = DecoderSizes(features=16, hidden=8, middle=16, up=(8, 8))
-SIZE = (16, 32, 32)
+SIZE = (WARP.depth, 32, 32)
 FACE = 4 * SIZE[1]
 
 
