@@ -58,7 +58,7 @@ class Received:
     # by kind: (arrival, RTP timestamp) of packets, (NTP time, RTP timestamp) of sender reports
     timestamps: dict[str, list[tuple[float, int]]] = field(default_factory=lambda: {"audio": [], "video": []})
     reports: dict[str, list[tuple[int, int]]] = field(default_factory=lambda: {"audio": [], "video": []})
-    sizes: dict[int, int] = field(default_factory=dict)  # bytes of each picture, by RTP timestamp
+    starts: dict[int, bytes] = field(default_factory=dict)  # first payload of each picture, by RTP timestamp
 
 
 class Peer:
@@ -186,12 +186,12 @@ class Peer:
     def _watch_packets(self, receiver: Any, kind: str) -> None:
         """Note every packet's RTP timestamp and every sender report's pair of times, before any buffer sees them."""
         handle = receiver._handle_rtp_packet
-        seen, sizes = self.received.timestamps[kind], self.received.sizes
+        seen, starts = self.received.timestamps[kind], self.received.starts
 
         async def noting(packet: RtpPacket, arrival_time_ms: int) -> None:
             seen.append((time.monotonic(), packet.timestamp))
             if kind == "video":
-                sizes[packet.timestamp] = sizes.get(packet.timestamp, 0) + len(packet.payload)
+                starts.setdefault(packet.timestamp, packet.payload)
             await handle(packet, arrival_time_ms)
 
         receiver._handle_rtp_packet = noting

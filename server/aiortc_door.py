@@ -126,12 +126,19 @@ def parse_offer(sdp: str) -> SessionDescription:
     try:
         description = SessionDescription.parse(sdp)
     except Exception as error:  # the parser asserts, indexes and converts without guarding
-        raise ValueError(f"not readable as SDP ({type(error).__name__})") from error
+        raise ValueError("it is not readable as SDP") from error
     for media in description.media:
         if media.dtls is None or not media.dtls.fingerprints:
             raise ValueError("a media section has no DTLS fingerprint")
         if media.ice is None or not media.ice.usernameFragment or not media.ice.password:
             raise ValueError("a media section has no ICE credentials")
+    names = [media.rtp.muxId for media in description.media]
+    if not all(names) or len(set(names)) < len(names):
+        raise ValueError("its media sections have no names of their own")
+    for group in description.group:
+        # A bundle led by a section that is not there leaves aiortc with a connection it cannot even close.
+        if group.semantic == "BUNDLE" and not set(group.items) <= set(names):
+            raise ValueError("its bundle names a media section that is not there")
     return description
 
 

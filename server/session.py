@@ -87,7 +87,7 @@ class Session:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.end("failed" if error is not None else "left")
+        self.end("offer refused" if isinstance(error, OfferError) else "left" if error is None else "failed")
         self.state = State.ENDED
         try:
             await asyncio.shield(self._release())
@@ -101,7 +101,7 @@ class Session:
         try:
             kinds = [media.kind for media in door.parse_offer(offer).media]
         except ValueError as error:
-            raise OfferError(f"The offer is {error}.") from error
+            raise OfferError(f"The offer cannot be answered: {error}.") from error
         if kinds.count("audio") != 1 or kinds.count("video") != 1:
             raise OfferError("The offer must have one audio and one video section.")
         try:
@@ -171,6 +171,8 @@ class Session:
                 await self._peer.close()
         except TimeoutError:
             logger.warning("session %s: the peer connection did not close in time", self.id)
+        except Exception:  # what is left must be closed all the same
+            logger.exception("session %s: the peer connection did not close", self.id)
         if self._encoder is not None:
             await self._encoder.close()
 

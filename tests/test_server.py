@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -153,6 +155,40 @@ async def test_an_offer_without_pictures_is_refused_and_takes_no_place(server: L
         assert_problem(await client.post("/sessions", content=unknown, headers=SDP), 400, "VP8")
     await peer.close()
     assert server.metric("kdtalker_sessions") == 0
+
+
+async def test_damaged_offers_are_answered_or_refused_and_leave_nothing(server: LiveServer) -> None:
+    peer = Peer(server.url)
+    good = (await peer.offer()).splitlines(keepends=True)
+    await peer.close()
+    chance = random.Random(6)
+    before = {name: server.metric(name) for name in ("process_open_fds", "kdtalker_threads")}
+    answers = Counter[int]()
+    async with httpx.AsyncClient(base_url=server.url, timeout=60) as client:
+        for _ in range(100):
+            lines = list(good)
+            for _ in range(chance.randint(1, 4)):
+                place = chance.randrange(len(lines))
+                lines[place] = damaged(lines, place, chance)
+            answer = await client.post("/sessions", content="".join(lines).encode(), headers=SDP)
+            answers[answer.status_code] += 1
+            if answer.status_code == 201:
+                assert (await client.delete(answer.headers["location"])).status_code == 204
+    assert set(answers) == {201, 400}
+    assert server.metric("kdtalker_sessions") == 0
+    assert {name: server.metric(name) for name in before} == before
+
+
+def damaged(lines: list[str], place: int, chance: random.Random) -> str:
+    """A line left out, another one in its place, or the line with other characters in it."""
+    match chance.randrange(3):
+        case 0:
+            return ""
+        case 1:
+            return chance.choice(lines)
+    line = lines[place]
+    at = chance.randrange(len(line) + 1)
+    return line[:at] + chance.choice(["", "9" * 12, "-1", "é", " ", ":", "/"]) + line[at + chance.randint(0, 5) :]
 
 
 def test_unusable_settings_are_named() -> None:
