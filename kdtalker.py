@@ -13,6 +13,9 @@ COMMANDS = {
     "weights": ("engines.cli_weights:weights", "fetch or check the published weights"),
     "train": ("training.__main__:main", "train the embedded profile"),
     "export": ("export.cli:export", "write the networks as ONNX files"),
+    "build": ("export.cli:build", "TensorRT engines from those files, on the machine that will run them"),
+    "verify": ("export.cli:verify", "compare every network file with torch on this machine"),
+    "doctor": ("export.cli:doctor", "what this machine has, and what that allows"),
     "bench": ("benchmarks.cli:bench", "measure latency and throughput"),
 }
 # Packages that only some commands need, and the extra of pyproject.toml that brings them.
