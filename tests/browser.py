@@ -9,17 +9,16 @@ import wave
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
 
-try:
-    from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Playwright, Response, sync_playwright
-except ImportError:
-    sync_playwright = None  # type: ignore[assignment]
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Playwright, Response
 
 RATE = 48_000
 FLAGS = [
@@ -53,17 +52,19 @@ def left_out(reason: str) -> NoReturn:
 
 @contextmanager
 def playwright() -> Iterator[Playwright]:
-    if sync_playwright is None:
+    if find_spec("playwright") is None:
         left_out("playwright is not installed, so no browser can be driven")
+    for program in ("chromium", "espeak-ng"):
+        if shutil.which(program) is None:
+            left_out(f"{program} is not installed (Debian: apt install {program})")
+    from playwright.sync_api import sync_playwright
+
     with sync_playwright() as driver:
         yield driver
 
 
 def launch(driver: Playwright, *flags: str) -> Browser:
-    path = shutil.which("chromium")
-    if path is None:
-        left_out("Chromium is not installed (Debian: apt install chromium)")
-    return driver.chromium.launch(executable_path=path, args=[*FLAGS, *flags])
+    return driver.chromium.launch(executable_path=shutil.which("chromium"), args=[*FLAGS, *flags])
 
 
 def write_wave(path: Path, sound: np.ndarray) -> Path:

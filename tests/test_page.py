@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
+from typing import TYPE_CHECKING
 
 import cv2
 import httpx
 import numpy as np
 import pytest
 
-from tests.browser import ALLOW, RATE, Browser, Playwright, Visit, launch, playwright, visit, write_wave
+from tests.browser import ALLOW, RATE, Visit, launch, playwright, visit, write_wave
 from tests.conftest import LiveServer, start_server, stop_server
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Playwright
 
 PORTRAIT = Path(__file__).resolve().parent.parent / "engines" / "avatars" / "astronaut.jpg"
 SENTENCE = "Good morning. We are happy to be here, and we will now open and close our mouths all the time."
@@ -64,12 +68,12 @@ def driver() -> Iterator[Playwright]:
 
 
 @pytest.fixture(scope="module")
-def chromium(
-    driver: Playwright, speak: Callable[[str], np.ndarray], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Browser]:
+def chromium(driver: Playwright, request: pytest.FixtureRequest) -> Iterator[Browser]:
     """A browser whose microphone says a sentence, is silent, and says it again."""
+    speak = request.getfixturevalue("speak")  # by now, so that `driver` is the one to say what is missing
+    folder = request.getfixturevalue("tmp_path_factory").mktemp("microphone")
     sound = np.concatenate([speak(SENTENCE), np.zeros(SILENCE * RATE, np.int16)])
-    path = write_wave(tmp_path_factory.mktemp("microphone") / "voice.wav", sound)
+    path = write_wave(folder / "voice.wav", sound)
     browser = launch(driver, ALLOW, f"--use-file-for-fake-audio-capture={path}")
     yield browser
     browser.close()
