@@ -115,14 +115,13 @@ def _load_once(file: WeightsFile, path: Path) -> None:
 
 def _agree(publishers: list[Publisher], console: Console, ask: Ask) -> None:
     for publisher in publishers:
-        console.print(f"\n{publisher.name}: {publisher.licence}\n  {publisher.terms}")
+        console.print(f"{publisher.name}: {publisher.licence}\n  {publisher.terms}")
+    for publisher in publishers:
         if not ask(f"Do you accept the licence of {publisher.name}?"):
             raise KDTalkerError(
-                f"Nothing was fetched: the licence of {publisher.name} was not accepted. "
-                "Without a terminal to ask on, `--accept-licence` accepts those shown."
+                f"Nothing was fetched: the licence of {publisher.name} was not accepted; "
+                "`--accept-licence` accepts all those shown without asking."
             )
-    if publishers:
-        console.print()
 
 
 def _ask(question: str) -> bool:
