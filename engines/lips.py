@@ -27,8 +27,9 @@ CHIN, UPPER_MIDDLE, LOWER_MIDDLE = 152, 13, 14
 OUTER_UPPER = np.array([61, 185, 40, 39, 37, 0, 267, 269, 270, 409, 291])
 OUTER_LOWER = np.array([61, 146, 91, 181, 84, 17, 314, 405, 321, 375, 291])
 
-# Chin, jaw, cheeks, nose and brows: a few pixels between the lips are no reason to move them.
-STILL = np.array([152, 175, 172, 397, 58, 288, 50, 280, 1, 2, 98, 327, 105, 334, 66, 296, 61, 291])
+LIDS_MIDDLE = (160, 159, 158, 144, 145, 153, 385, 386, 387, 380, 374, 373)
+# Chin, jaw, cheeks, nose, brows, lids: a few pixels between the lips are no reason to move them.
+STILL = np.array([152, 175, 172, 397, 58, 288, 50, 280, 1, 2, 98, 327, 105, 334, 66, 296, 61, 291, *LIDS_MIDDLE])
 STIFFNESS = 400.0  # how much lips prefer to move as a whole over being stretched
 RELAXED = 0.5  # share of a toothy smile that rest does not keep
 LOWER_SHARE = 0.6  # of a gap, closed by the lower lip
