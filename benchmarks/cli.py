@@ -1,0 +1,27 @@
+"""`kdtalker bench`: one short program for each question."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+
+QUESTIONS = {
+    "live": ("benchmarks.live:live", "calls on a running wire: frames, latency, skew"),
+    "compute": ("benchmarks.compute:compute", "milliseconds of every network file"),
+}
+
+
+def bench(argv: list[str]) -> int:
+    """Measure latency and throughput on this machine."""
+    lines = "\n".join(f"  {name:<8} {line}" for name, (_, line) in QUESTIONS.items())
+    parser = argparse.ArgumentParser(
+        prog="kdtalker bench",
+        description=bench.__doc__,
+        epilog=f"questions (each has its own --help):\n{lines}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("question", choices=list(QUESTIONS))
+    parser.add_argument("rest", nargs=argparse.REMAINDER, help="its options")
+    options = parser.parse_args(argv)
+    module, function = QUESTIONS[options.question][0].split(":")
+    return int(getattr(importlib.import_module(module), function)(options.rest))
