@@ -236,7 +236,7 @@ def test_the_keyboard_alone_makes_a_call(visitor: Visit) -> None:
     visitor.state("idle")
 
 
-@pytest.mark.parametrize("width", [360, 1280])
+@pytest.mark.parametrize("width", [360, 840, 1280])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_it_fits_a_phone_and_a_desk(chromium: Browser, server: LiveServer, width: int, scheme: str) -> None:
     with visit(
@@ -244,9 +244,12 @@ def test_it_fits_a_phone_and_a_desk(chromium: Browser, server: LiveServer, width
     ) as visitor:
         page = visitor.open()
         assert page.evaluate("document.documentElement.scrollWidth") <= width
-        button = page.locator("#call").bounding_box()
-        assert button is not None
-        assert button["y"] + button["height"] <= 640
+        for part in (".frame", "#call"):
+            box = page.locator(part).bounding_box()
+            assert box is not None
+            assert box["x"] >= 0
+            assert box["x"] + box["width"] <= width
+            assert box["y"] + box["height"] <= 640
 
 
 def test_a_blocked_microphone_is_explained(driver: Playwright, server: LiveServer) -> None:
