@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from engines.types import FPS
+from training.corpus import MEASURES
 from training.tracks import held_out_names, read_index
 
 FILES = ("keypoints.npz", "audio_encoder.onnx", "window.onnx", "life.npz")
@@ -108,13 +109,39 @@ def _training(saved: dict[str, Any]) -> list[str]:
     ]
 
 
+def permissive_table(saved: dict[str, Any], other: Path) -> list[str]:
+    """Validation figures of the permissively trained variant beside ours after the same number of steps."""
+    if not other.is_file():
+        return []
+    history = {entry["step"]: entry for entry in torch.load(other, weights_only=True)["history"]}
+    ours = {entry["step"]: entry for entry in saved["history"]}
+    step = max(set(history) & set(ours))
+    groups = {"clips": "natural clips", "lrcar": "unseen presenters", "grid_s1": "studio"}
+    lines = [
+        "",
+        "### Permissively licensed items only",
+        "",
+        "The same network and schedule, trained on the items that `training/permissive.json` allows "
+        f"(`python -m training motion --permissive`), {step} steps; keypoints and life model as shipped. Validation "
+        "clips, streaming, correlation of opening / width / jaw; this variant is not shipped.",
+        "",
+        _line(("validation clips", "permissive", f"all data, also at step {step}")),
+        "|---|---|---|",
+    ]
+    for key, name in groups.items():
+        cells = [" / ".join(f"{e[f'{key}.{k}']:.2f}" for k in MEASURES) for e in (history[step], ours[step])]
+        lines.append(_line((name, *cells)))
+    return lines
+
+
 def write_card(folder: Path, checkpoint: Path, root: Path) -> None:
     """Write ``CARD.md`` beside the weights."""
     figures = json.loads((folder / "figures.json").read_text())
     saved = torch.load(checkpoint, weights_only=True)
     parts = [INTRODUCTION, "## Training", *_training(saved), "", "![loss curves](training.png)", ""]
     parts += ["## Figures", "", *_results(figures), "", "![lip curves of held-out clips](lips.png)", ""]
-    parts += ["## Data", *DATA_NOTE.splitlines(), "", *data_table(root), "", "## Files", ""]
+    parts += permissive_table(saved, checkpoint.with_name("permissive.pt"))
+    parts += ["", "## Data", *DATA_NOTE.splitlines(), "", *data_table(root), "", "## Files", ""]
     parts += [_line(("file", "bytes", "SHA-256")), "|---|---|---|"]
     for name in FILES:
         content = (folder / name).read_bytes()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -112,7 +113,7 @@ def fit_life(items: list[Item], face: FaceModel) -> LifeModel:
     coupling = np.linalg.solve(x.T @ x + 1e-2 * np.trace(x.T @ x) / x.shape[1] * np.eye(x.shape[1]), x.T @ y)
     profile = _profile(np.stack(around), face, lids)
     logs = np.log(pauses)
-    return LifeModel(
+    model = LifeModel(
         regression=regression.astype(np.float32),
         innovation=innovation.astype(np.float32),
         swing=swing.astype(np.float32),
@@ -124,6 +125,17 @@ def fit_life(items: list[Item], face: FaceModel) -> LifeModel:
         drivers=drivers,
         coupling=coupling.astype(np.float32),
     )
+    return replace(model, deviation=model.deviation * _amplitude(model, poses, levels))
+
+
+def _amplitude(model: LifeModel, poses: list[FloatArray], levels: list[FloatArray]) -> FloatArray:
+    """What brings the deviation of every pose number, in clips of the same length and loudness, to that of people.
+
+    Least squares over short clips forgets slow sway, and more of it in some numbers than in others.
+    """
+    made = [model.advance(model.begin(seed), level)[0] / model.deviation for seed, level in enumerate(levels * 4)]
+    ratio = np.median([pose.std(0) for pose in poses], axis=0) / np.median([pose.std(0) for pose in made], axis=0)
+    return np.clip(ratio, 0.7, 1.6).astype(np.float32)
 
 
 def _profile(around: FloatArray, face: FaceModel, lids: np.ndarray) -> FloatArray:
