@@ -20,14 +20,16 @@ from engines.mouth_interior import Interior, interior_tables
 from engines.types import FRAME_SIZE, FloatArray, Identity, Portrait
 from engines.warp_field import Lattice, supersample
 
-VERSION = 3  # of the tables; identities cached by another version are enrolled anew
+VERSION = 4  # of the tables; identities cached by another version are enrolled anew
 STEP = 4  # pixels between the nodes of the whole picture
 PICTURE = Lattice(0, 0, FRAME_SIZE // STEP, FRAME_SIZE // STEP, STEP)
 
 
 def enrol(face: FaceModel, profile: str, portrait: Portrait) -> Identity:
     """Prepare everything about this person that no frame changes; about half a second."""
-    mesh = portrait.mesh
+    photo = supersample(portrait.crop)
+    line = LipLine.of(portrait.mesh, photo)
+    mesh = line.applied(portrait.mesh)
     placed = to_unit(mesh)
     pose = face.pose(placed)
     lips = LipModel.of(face)
@@ -36,7 +38,6 @@ def enrol(face: FaceModel, profile: str, portrait: Portrait) -> Identity:
     canonical = unposed - face.offsets(expression)
     source = motion.pack(pose.scale, motion.angles_of(pose.matrix), pose.translation, expression)
 
-    photo = supersample(portrait.crop)
     around = survey(mesh, portrait.crop)
     rows = node_rows(mesh, face.mixing, pose, around, PICTURE, skin_mixing(face))
     tables: dict[str, NDArray[Any]] = {
@@ -44,7 +45,6 @@ def enrol(face: FaceModel, profile: str, portrait: Portrait) -> Identity:
         "rows": np.ascontiguousarray(rows.T),
         "lip_rest": np.maximum(gaps_of(canonical), 0),
     }
-    line = LipLine.of(mesh, photo)
     parts: dict[str, MouthTables | Interior | Eyelids] = {
         "mouth": mouth_tables(mesh, line, face, pose, around, photo),
         "interior": interior_tables(mesh, line, canonical, face, photo, source),

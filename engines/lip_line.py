@@ -49,6 +49,15 @@ class LipLine:
         upper, lower = (np.interp(x, self.x, side).astype(np.float32) for side in (self.upper, self.lower))
         return x, y, upper, lower
 
+    def applied(self, mesh: FloatArray) -> FloatArray:
+        """`mesh` (478, 3) in crop pixels with its inner-lip points on this line."""
+        moved = mesh.copy()
+        for indices, side in ((INNER_UPPER[1:-1], self.upper), (INNER_LOWER[1:-1], self.lower)):
+            x = (mesh[indices, :2] - self.origin) @ self.axes[0]
+            heights = np.stack([x, np.interp(x, self.x, side)], -1)
+            moved[indices, :2] = heights @ self.axes + self.origin
+        return moved
+
     def _snapped(self, photo: ByteArray, unit: float) -> LipLine:
         """The same line with its heights moved to the photo's edges, where there are any."""
         if (self.lower - self.upper).max() < APART * unit:
