@@ -167,9 +167,14 @@ def test_without_a_terminal_the_licence_must_be_accepted_by_option(
 def test_a_broken_download_is_continued(hub: Hub, tmp_path: Path) -> None:
     kept = small_part(tmp_path / "weights", LARGE)
     hub.breaks[LARGE.places[1]] = 60_000_000
-    with pytest.raises(KDTalkerError, match="goes on where it stopped"):
-        fetch(kept, hub)
-    fetch(kept, hub)
+    failures = []
+    while not kept.intact(LARGE) and len(failures) < 3:  # how often the library itself tries again is its own affair
+        try:
+            fetch(kept, hub)
+        except KDTalkerError as error:
+            failures.append(str(error))
+    assert failures
+    assert all("goes on where it stopped" in failure for failure in failures)
     assert kept.intact(LARGE)
     starts = [first for path, first in hub.ranges if path == LARGE.places[1]]
     assert starts == [0, pytest.approx(50_000_000, abs=10_000_000)]
