@@ -20,7 +20,7 @@ from engines.mouth_interior import Interior, interior_tables
 from engines.types import FRAME_SIZE, FloatArray, Identity, Portrait
 from engines.warp_field import Lattice, supersample
 
-VERSION = 4  # of the tables; identities cached by another version are enrolled anew
+VERSION = 5  # of the tables; identities cached by another version are enrolled anew
 STEP = 4  # pixels between the nodes of the whole picture
 PICTURE = Lattice(0, 0, FRAME_SIZE // STEP, FRAME_SIZE // STEP, STEP)
 

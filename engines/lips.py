@@ -33,6 +33,7 @@ STILL = np.array([152, 175, 172, 397, 58, 288, 50, 280, 1, 2, 98, 327, 105, 334,
 STIFFNESS = 400.0  # how much lips prefer to move as a whole over being stretched
 RELAXED = 0.5  # share of a toothy smile that rest does not keep
 LOWER_SHARE = 0.6  # of a gap, closed by the lower lip
+PRESSED = 0.004  # eye distances by which lips at rest press on each other
 OPEN_GAP = 0.03  # a photo with a smaller gap everywhere has closed lips
 PASSES = 2  # closing some pairs may cross others slightly; a second pass settles them
 
@@ -127,7 +128,8 @@ def closed_rest(face: FaceModel, model: LipModel, mesh: FloatArray) -> FloatArra
     expression = np.zeros((model.rows.shape[1], 3), np.float32)
     expression[:, 0] = face.reading @ wider
     expression[:, 1] = face.reading @ target
-    expression[:, 1] += model.change(gaps - model.rows @ expression[:, 1])
+    # `change` prefers stillness to closing all the way: it is asked for a little more.
+    expression[:, 1] += model.change(gaps + PRESSED - model.rows @ expression[:, 1])
     return expression
 
 
