@@ -5,11 +5,17 @@ from __future__ import annotations
 import argparse
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from engines.types import KDTalkerError
+
+if TYPE_CHECKING:
+    from engines.networks.renderer_graph import Sampling
+    from export.onnx_file import Graph
 
 RANDOM = re.compile(r"random:(\d+)")
 
@@ -68,13 +74,15 @@ def _console() -> Console:
     return Console(width=None if sys.stdout.isatty() else 160)
 
 
-def _published(options: argparse.Namespace, seed: int | None):  # type: ignore[no-untyped-def]
+def _published(options: argparse.Namespace, seed: int | None) -> tuple[Iterator[Graph], object]:
+    """Graphs of the published profile and the name of their weights."""
     from engines.cache import cache_folder
     from engines.networks.model import load_model, random_model
     from engines.weights_files import FILES, weights_folder
     from export import parity
     from export.graphs import published
 
+    weights: object
     if seed is not None:
         model, weights = random_model(seed, "cpu"), f"random:{seed}"
     else:
@@ -88,11 +96,11 @@ def _published(options: argparse.Namespace, seed: int | None):  # type: ignore[n
             )
         found = {name: path for name, path in files.items() if path is not None}
         model, weights = load_model(found, "cpu"), {name: parity.file_hash(path) for name, path in found.items()}
-    sampling = "native" if options.target == "native" else "decomposed"
+    sampling: Sampling = "native" if options.target == "native" else "decomposed"
     return published(model, steps=options.steps, sampling=sampling, pixels=options.pixels), weights
 
 
-def _embedded(checkpoint: Path | None, seed: int | None):  # type: ignore[no-untyped-def]
+def _embedded(checkpoint: Path | None, seed: int | None) -> tuple[Iterator[Graph], object] | None:
     """Graphs and the name of their weights; None where only the shipped files are there."""
     from export import parity, to_onnx
 

@@ -109,6 +109,10 @@ def report_path(path: Path) -> Path:
     return path.with_name(path.stem + ".parity.json")
 
 
+def save_reference(path: Path, reference: Mapping[str, Array]) -> None:
+    np.savez_compressed(reference_path(path), allow_pickle=False, **reference)
+
+
 def load_reference(path: Path) -> dict[str, Array]:
     beside = reference_path(path)
     if not beside.is_file():

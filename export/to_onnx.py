@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import onnx
 import torch
 from torch import Tensor
@@ -116,7 +115,7 @@ def export_graph(
     engine = open_engine(path)
     loading = time.perf_counter() - began
     reference = parity.compute_reference(graph.compute, engine, batches)
-    np.savez_compressed(parity.reference_path(path), **reference)
+    parity.save_reference(path, reference)
     comparisons = parity.compare(engine, reference)
     engine.close()
     passed = all(each.passed for each in comparisons)

@@ -12,6 +12,8 @@ from engines.networks import checkpoints  # noqa: E402
 from engines.networks.renderer_graph import EnrolGraph, RendererGraph  # noqa: E402
 from engines.networks.sampling import UpsampledConv, gather_trilinear, move  # noqa: E402
 from engines.networks.warping import WarpSource, axis, identity_grid  # noqa: E402
+from engines.runtime.torch import TorchEngine  # noqa: E402
+from export import examples  # noqa: E402
 from tests import seeded_weights  # noqa: E402
 from tests.golden import assert_sampled, golden, golden_seed  # noqa: E402
 from tests.published import array, network  # noqa: E402
@@ -129,3 +131,25 @@ def test_a_frame_depends_on_its_own_row_alone() -> None:
     alone = torch.cat([graph(driving[n : n + 1], rows[n : n + 1], source, **tables) for n in range(3)])
     assert (together.int() - alone.int()).abs().max() <= 1
     assert isinstance(small.source(picture, source), WarpSource)
+
+
+def test_graphs_move_between_devices_and_types() -> None:
+    small = SmallRenderer()
+    graph = small.renderer("decomposed", "rgb")
+    assert {tensor.device.type for tensor in graph.to("meta").parameters()} == {"meta"}
+    assert {tensor.dtype for tensor in small.renderer("native", "rgb").double().parameters()} == {torch.float64}
+
+
+def test_half_precision_keeps_coordinates() -> None:
+    """By autocast, here in the half type that CPUs have."""
+    small = SmallRenderer()
+    graph = small.graphs("decomposed", "rgb")[1]
+    arrays = examples.draw(graph.inputs, 2)
+    exact = TorchEngine(graph.name, graph.module, graph.inputs, graph.outputs).run(**arrays)["frames"]
+    half = TorchEngine(graph.name, graph.module, graph.inputs, graph.outputs, half=torch.bfloat16)
+    gap = np.abs(half.run(**arrays)["frames"].astype(int) - exact)
+    assert 0 < gap.mean() < 3
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        volume, shift = torch.randn(1, 4, 4, 32, 32), torch.full((1, 1, 3), 0.01)
+        moved = move(volume, shift, (axis(32), axis(32), axis(4)))
+    torch.testing.assert_close(moved, move(volume, shift, (axis(32), axis(32), axis(4))), atol=0, rtol=0)

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from engines.networks.decoder import LEAKY_SLOPE as DECODER_SLOPE
 from engines.networks.decoder import Spade, SpadeBlock, SpadeDecoder
 from engines.networks.layers import fold
-from engines.networks.sampling import UpsampledConv, gather_trilinear, move
+from engines.networks.sampling import UpsampledConv, float32_only, gather_trilinear, move
 from engines.networks.warping import HEATMAP_VARIANCE, LEAKY_SLOPE, WarpingModule, axis, identity_grid
 
 Sampling = Literal["decomposed", "native"]
@@ -118,7 +118,8 @@ class RendererGraph(nn.Module):
         seen = self._hourglass(torch.cat([difference, features], 2).flatten(1, 2))
         dense = self.warping.dense_motion_network
         shares = dense.mask(seen).float().softmax(1).flatten(2)  # (N, 22, cells)
-        field = self.get_buffer("grid") + shift.transpose(1, 2) @ shares[:, 1:]
+        with float32_only(shares):
+            field = self.get_buffer("grid") + shift.transpose(1, 2) @ shares[:, 1:]
         if self.sampling == "native":
             chosen = volumes[rows]
             at = field.transpose(1, 2).reshape(-1, *self.size, 3)
@@ -143,7 +144,7 @@ class RendererGraph(nn.Module):
         return out
 
     def decode(self, features: Tensor) -> Tensor:
-        """As `SpadeDecoder.forward`, RGB (N, 3, 512, 512) in [0, 1]; its modulations enlarge the features on their own."""
+        """As `SpadeDecoder.forward`, RGB (N, 3, 512, 512) in [0, 1]; modulations enlarge the features on their own."""
         decoder = self.decoder
         x = decoder.fc(features)
         for number in range(6):
@@ -158,7 +159,9 @@ class RendererGraph(nn.Module):
             return (picture.clamp(0, 1) * 255).floor().permute(0, 2, 3, 1).to(torch.uint8)
         height, width = int(picture.shape[2]), int(picture.shape[3])
         colours = picture.clamp(0, 1).flatten(2)
-        yuv = (self.get_buffer("to_yuv") @ colours).reshape(-1, 3, height, width) + self.get_buffer("yuv_offset")
+        with float32_only(colours):
+            yuv = self.get_buffer("to_yuv") @ colours
+        yuv = yuv.reshape(-1, 3, height, width) + self.get_buffer("yuv_offset")
         small = F.avg_pool2d(yuv[:, 1:], 2)  # (N, 2, H / 2, W / 2): planes U and V, two of their lines to one of Y's
         planes = torch.cat([yuv[:, 0], small.reshape(-1, height // 2, width)], 1)
         return (planes + 0.5).floor().to(torch.uint8)

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+
+def float32_only(tensor: Tensor) -> AbstractContextManager[object]:
+    """Products of coordinates stay in float32 where autocast would take them to half."""
+    device = tensor.device.type
+    return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
 
 
 def cell_position(coordinate: Tensor, cells: int) -> Tensor:
@@ -33,9 +41,10 @@ def move(features: Tensor, shift: Tensor, coordinates: tuple[Tensor, Tensor, Ten
         interpolation(cell_position(coordinates[axis] + shift[..., axis, None], cells), cells)
         for axis, cells in enumerate((width, height, depth))
     )  # (N, K, n, n)
-    x = features.reshape(rows, 1, channels * depth * height, width) @ along_x.transpose(-1, -2)
-    x = along_y.unsqueeze(2) @ x.reshape(rows, fields, channels * depth, height, width)
-    x = along_z.unsqueeze(2) @ x.reshape(rows, fields, channels, depth, height * width)
+    with float32_only(features):
+        x = features.reshape(rows, 1, channels * depth * height, width) @ along_x.transpose(-1, -2)
+        x = along_y.unsqueeze(2) @ x.reshape(rows, fields, channels * depth, height, width)
+        x = along_z.unsqueeze(2) @ x.reshape(rows, fields, channels, depth, height * width)
     return x.reshape(rows, fields, channels, depth, height, width)
 
 
@@ -99,19 +108,19 @@ class UpsampledConv(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         height, width = int(x.shape[-2]), int(x.shape[-1])
         # Each convolution gives one row or column more than needed: the first outputs start at 0, the last at 1.
-        four = self._apply(x, "corners", (1, 1), 4)
+        four = self._part(x, "corners", (1, 1), 4)
         rows = [
             [four[2 * row + column][..., row : row + height, column : column + width] for column in (0, 1)]
             for row in (0, 1)
         ]
         if self.factor > 2:
             above, below = (
-                part[..., row : row + height, :] for row, part in enumerate(self._apply(x, "edges", (1, 0), 2))
+                part[..., row : row + height, :] for row, part in enumerate(self._part(x, "edges", (1, 0), 2))
             )
             left, right = (
-                part[..., column : column + width] for column, part in enumerate(self._apply(x, "sides", (0, 1), 2))
+                part[..., column : column + width] for column, part in enumerate(self._part(x, "sides", (0, 1), 2))
             )
-            (centre,) = self._apply(x, "centre", (0, 0), 1)
+            (centre,) = self._part(x, "centre", (0, 0), 1)
             inner = self.factor - 2
             rows = [
                 [rows[0][0], *([above] * inner), rows[0][1]],
@@ -121,7 +130,7 @@ class UpsampledConv(nn.Module):
         lines = torch.stack([torch.stack(row, dim=-1) for row in rows], dim=-3)  # (..., H, factor, W, factor)
         return lines.reshape(*four[0].shape[:-2], self.factor * height, self.factor * width)
 
-    def _apply(self, x: Tensor, kernel: str, padding: tuple[int, int], parts: int) -> tuple[Tensor, ...]:
+    def _part(self, x: Tensor, kernel: str, padding: tuple[int, int], parts: int) -> tuple[Tensor, ...]:
         bias = None if self.bias is None else self.bias.repeat(parts)
         out = self.convolve(x, self.kernels[kernel], bias, padding=[*self.depth_padding, *padding])
         return out.chunk(parts, dim=1)
@@ -129,13 +138,13 @@ class UpsampledConv(nn.Module):
 
 def _first(weight: Tensor, axis: int) -> Tensor:
     """Kernel of the first output in a source cell, reading (cell before, cell)."""
-    before, here, after = weight.split(1, axis)
+    before, here, after = torch.split(weight, 1, axis)
     return torch.cat([before, here + after], axis)
 
 
 def _last(weight: Tensor, axis: int) -> Tensor:
     """Kernel of the last output in a source cell, reading (cell, cell after)."""
-    before, here, after = weight.split(1, axis)
+    before, here, after = torch.split(weight, 1, axis)
     return torch.cat([before + here, after], axis)
 
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from engines.networks.ddim import PREFIX, TRAINING_STEPS, Ddim
-from engines.networks.denoiser import Attention, ConditionBlock, Denoiser
+from engines.networks.denoiser import Attention, ConditionBlock, Denoiser, Normalised
 from engines.types import EngineError
 
 MOST_UNROLLED = 10  # steps; beyond it the runtime loops over `StepGraph`
@@ -79,12 +79,14 @@ class FixedLayer(nn.Module):
         super().__init__()
         first, second, residual = layer
         self.blocks = nn.ModuleList([first, second])
-        self.norm = residual.fn.norm
-        self.attention = FixedAttention(residual.fn.fn, bias)
+        inner = cast(Normalised, residual.get_submodule("fn"))
+        self.norm = inner.norm
+        self.attention = FixedAttention(cast(Attention, inner.fn), bias)
         _store_transposed(self.blocks)
 
     def forward(self, x: Tensor, modulations: Sequence[Tensor]) -> Tensor:
-        for block, scale, shift in zip(self.blocks, modulations[::2], modulations[1::2], strict=True):
+        blocks = cast(Sequence[ConditionBlock], self.blocks)
+        for block, scale, shift in zip(blocks, modulations[::2], modulations[1::2], strict=True):
             h = F.silu(block.block1.norm(block.block1.proj(x)) * scale + shift)
             x = x + F.silu(block.block2.proj(h))
         attended: Tensor = x + self.attention(self.norm(x))
@@ -138,7 +140,7 @@ class _Conditioned(nn.Module):
         return torch.cat([clean.expand(frames.shape[0], PREFIX, -1), frames], 1)
 
     def _denoise(self, x: Tensor, modulations: Tensor) -> Tensor:
-        parts = modulations.split(self.width, -1)
+        parts = torch.split(modulations, self.width, -1)
         x = self.input_projection(x)
         for number, layer in enumerate(self.layers):
             x = layer(x, parts[4 * number : 4 * number + 4])

@@ -107,7 +107,7 @@ def _open(path: Path, device: str, threads: int) -> Engine:
     if path.suffix == ".pt2":
         from engines.runtime.torch import open_program
 
-        return open_program(path, device=device)
+        return open_program(path, device=device, threads=threads)
     if path.suffix == ".engine":
         from engines.runtime.tensorrt import TensorRtEngine
 

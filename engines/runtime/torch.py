@@ -46,7 +46,8 @@ class TorchEngine:
     """A module under the contract. `module` takes its inputs by name and returns a dict of tensors or one tensor.
 
     On CUDA a batch prepared by `warm` replays its graph; rows between prepared sizes are padded up to the next.
-    `channels_last` lays out convolution weights as tensor cores read them. One call at a time on a GPU.
+    `channels_last` lays out convolution weights as tensor cores read them. `half`: convolutions and products compute in
+    it, by autocast; inputs, results, statistics and coordinates stay in float32. One call at a time on a GPU.
     """
 
     runtime = "torch"
@@ -61,8 +62,10 @@ class TorchEngine:
         *,
         device: str = "cpu",
         channels_last: bool = True,
+        half: torch.dtype | None = None,
     ) -> None:
         self.name = name
+        self._half = half
         self.inputs, self.outputs = tuple(inputs), tuple(outputs)
         self.metadata: Mapping[str, str] = dict(metadata or {})
         try:
@@ -117,8 +120,10 @@ class TorchEngine:
         del self._module
 
     def _call(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        values = self._module(**tensors)
-        return values if isinstance(values, dict) else {self.outputs[0].name: values}
+        with torch.autocast(self.device.type, dtype=self._half or torch.bfloat16, enabled=self._half is not None):
+            values = self._module(**tensors)
+        named: dict[str, Tensor] = values if isinstance(values, dict) else {self.outputs[0].name: values}
+        return {name: value.float() if value.dtype == self._half else value for name, value in named.items()}
 
     def _deliver(self, values: Mapping[str, Tensor], out: Mapping[str, Array] | None) -> dict[str, Array]:
         return {spec.name: deliver(self.name, spec, values[spec.name].numpy(), out) for spec in self.outputs}
@@ -186,8 +191,10 @@ def save_program(
     torch.export.save(program, path, extra_files={FACTS: json.dumps({**metadata, SPECS: specs})})
 
 
-def open_program(path: Path, *, device: str = "cpu") -> TorchEngine:
-    """The engine of a ``.pt2`` file; raises WeightsError where it is none."""
+def open_program(path: Path, *, device: str = "cpu", threads: int = 1) -> TorchEngine:
+    """The engine of a ``.pt2`` file; raises WeightsError where it is none. torch's threads are the process's."""
+    if device == "cpu":
+        torch.set_num_threads(threads)
     extra = {FACTS: ""}
     try:
         program = torch.export.load(path, extra_files=extra)
