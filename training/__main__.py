@@ -105,16 +105,20 @@ STEPS = {
 }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m training", description=__doc__)
+def main(argv: list[str] | None = None) -> int:
+    """`kdtalker train`, which is `python -m training`."""
+    parser = argparse.ArgumentParser(
+        prog="kdtalker train", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("step", choices=STEPS)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=Recipe().steps)
     parser.add_argument("--permissive", action="store_true", help="learn from permissively licensed clips only")
     parser.add_argument("--checkpoint", type=Path, default=CHECKPOINT)
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     STEPS[arguments.step](arguments)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
