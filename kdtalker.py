@@ -24,6 +24,7 @@ EXTRAS = {
     "onnx": "train",
     "soundfile": "train",
     "huggingface_hub": "kdtalker",
+    "httpx": "test",
     "tensorrt": "tensorrt",
 }
 
