@@ -231,7 +231,7 @@ def test_ten_thousand_steps_allocate_nothing(small_window: tuple[Graph, Path]) -
             batch = 1 + step % 2
             engine.run(out[batch], **arrays[batch])
 
-    run(500)
+    run(2000)
     before = resident_kilobytes()
     run(10_000)
     assert resident_kilobytes() - before < 512
