@@ -10,7 +10,7 @@ COMMANDS = {
     "serve": ("server.cli:serve", "run the avatar server and its page"),
     "render": ("engines.cli:render", "photo and speech to a video file"),
     "prepare": ("engines.cli:prepare", "check a photo and enrol it"),
-    "weights": ("engines.cli_weights:weights", "fetch or check the published weights"),
+    "weights": ("engines.published.cli:weights", "fetch or check the published weights"),
     "train": ("training.__main__:main", "train the embedded profile"),
     "export": ("export.cli:export", "write the networks as ONNX files"),
     "build": ("export.cli:build", "TensorRT engines from those files, on the machine that will run them"),

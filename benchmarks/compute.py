@@ -16,6 +16,7 @@ import os
 import platform
 import resource
 import subprocess
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -25,7 +26,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from engines.runtime.base import Array, Engine, fact, open_engine
+from engines.runtime.base import Array, Engine, fact
+from engines.runtime.opening import open_engine
 from engines.types import KDTalkerError
 from export import examples
 
@@ -139,9 +141,10 @@ def print_table(rows: Sequence[Measured], console: Console) -> None:
     console.print(table)
 
 
-def main() -> int:
+def compute(argv: list[str]) -> int:
+    """Time every network file."""
     shipped = Path(__file__).resolve().parent.parent / "engines" / "weights"
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.compute", description="Time every network file.")
+    parser = argparse.ArgumentParser(prog="kdtalker bench compute", description=compute.__doc__)
     parser.add_argument(
         "folders", type=Path, nargs="*", default=[shipped], metavar="DIR", help="(default: those shipped)"
     )
@@ -150,7 +153,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=2.0, help="timed a batch (default: 2)")
     parser.add_argument("--only", type=lambda text: text.split(","), metavar="NAMES", help="networks, by name")
     parser.add_argument("--out", type=Path, default=Path("build/compute.json"), help="(default: build/compute.json)")
-    options = parser.parse_args()
+    options = parser.parse_args(argv)
     files = sorted(path for folder in options.folders for path in folder.rglob("*") if path.suffix in ENDINGS)
     if options.only:
         files = [path for path in files if path.name.split(".")[0] in options.only]
@@ -170,4 +173,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(compute(sys.argv[1:]))

@@ -12,18 +12,19 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from engines.cache import cache_folder
-from engines.cropping import PasteBack
-from engines.enrolment import VERSION
-from engines.identity_store import IdentityStore
 from engines.media import Speech, load_speech
 from engines.motion_file import MotionClip, load_motion, save_motion
 from engines.offline import motions, render_file
-from engines.pipeline import Talker, open_talker
-from engines.portrait import digest_of
-from engines.portrait import prepare as prepare_portrait
+from engines.pipeline import Talker
+from engines.portrait.identity_store import IdentityStore
+from engines.portrait.prepare import digest_of
+from engines.portrait.prepare import prepare as prepare_portrait
 from engines.profile import EMBEDDED, KDTALKER, PROFILES
+from engines.published.cropping import PasteBack
+from engines.published.weights_files import open_model
+from engines.talkers import open_talker
 from engines.types import FPS, FloatArray, Identity, KDTalkerError
-from engines.weights_files import open_model
+from engines.warp.enrolment import VERSION
 
 
 def read_photo(path: Path) -> bytes:
@@ -90,8 +91,8 @@ def _embedded_take(options: argparse.Namespace, photo: bytes) -> Take:
 
 def _published_take(options: argparse.Namespace, photo: bytes, speech: Speech) -> Take:
     model = open_model(options.weights, cache_folder(), options.device, options.precision)
-    from engines import exact  # these need PyTorch, which `open_model` has made sure of
-    from engines.published import find_face, published_talker
+    from engines.published import exact  # these need PyTorch, which `open_model` has made sure of
+    from engines.published.talker import find_face, published_talker
 
     talker, renderer = published_talker(model, relative=options.relative, stitch=options.stitch)
     face = find_face(photo, upright=options.full_frame)

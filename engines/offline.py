@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from engines.cropping import PasteBack
 from engines.media import Speech, video_file
 from engines.pipeline import Talker
+from engines.published.cropping import PasteBack
 from engines.types import FRAME_SIZE, SPEECH_SAMPLES, ByteArray, FloatArray, Identity, MotionTick
 
 BATCH = 4  # frames rendered and written together

@@ -8,22 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from importlib.resources import as_file, files
 from typing import Any
 
 import numpy as np
 
 from engines.audio import SILENCE, MelStream
-from engines.cache import cache_folder
-from engines.face_mesh import FaceModel, face_model
-from engines.life import life_model, loudness
-from engines.placing import Placing, RelativePlacing
-from engines.profile import KDTALKER, Profile, profile
-from engines.renderer import Renderer, open_renderer
-from engines.runtime.base import Engine, open_engine
+from engines.life import loudness
+from engines.placing import Placing
+from engines.profile import Profile
+from engines.renderer import Renderer
+from engines.runtime.base import Engine
 from engines.sampler import Sampler, SamplerState
-from engines.types import KEYPOINTS, ByteArray, FloatArray, Identity, MelTick, MotionTick
-from engines.weights_files import open_model
+from engines.types import ByteArray, FloatArray, Identity, MelTick, MotionTick
 
 
 @dataclass(slots=True)
@@ -103,33 +99,3 @@ class Talker:
         levels = np.array(talk.levels[: len(predicted)], np.float32)
         placed, talk.placing = self.placing.place(talk.identity.source, predicted, levels, talk.placing)
         return [MotionTick(first + row, placed[row]) for row in range(len(placed))]
-
-
-def open_talker(name: str = "embedded", weights: str | None = None) -> Talker:
-    """Open every engine of the profile called `name`, each with one thread.
-
-    `weights` says which published weights to take, see `weights_files.open_model`; the embedded profile has its own.
-    """
-    chosen = profile(name)
-    if chosen is KDTALKER:
-        model = open_model(weights, cache_folder())
-        from engines.published import published_talker  # needs PyTorch, which `open_model` has made sure of
-
-        return published_talker(model)[0]
-    face = face_model()
-    folder = files("engines") / "weights" / chosen.name
-    with as_file(folder / "audio_encoder.onnx") as path:
-        encoder = open_engine(path, batches=(1, 2), expect={"profile": chosen.name, "network": "audio_encoder"})
-    with as_file(folder / "window.onnx") as path:
-        window = open_engine(path, batches=(1,), expect={"profile": chosen.name, "network": "window"})
-    sampler = Sampler(window, chosen.window, _per_number(chosen.guidance, face), _per_number(chosen.temperature, face))
-    placing = RelativePlacing(face.normalisation, life_model(), chosen.limits)
-    return Talker(chosen, placing, encoder, sampler, open_renderer(chosen))
-
-
-def _per_number(mouth_and_rest: tuple[float, float], face: FaceModel) -> FloatArray:
-    """(mouth, rest) -> f32 (70,): the mouth's value on the numbers of the mouth's keypoints."""
-    mouth, rest = mouth_and_rest
-    exp = np.where(np.repeat(face.mouth, 3), mouth, rest)
-    assert exp.shape == (3 * KEYPOINTS,)
-    return np.concatenate([np.full(7, rest), exp]).astype(np.float32)

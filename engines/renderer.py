@@ -25,7 +25,7 @@ def open_renderer(profile: Profile) -> Renderer:
     """The renderer of `profile`."""
     if profile.name == "embedded":
         from engines.face_mesh import face_model
-        from engines.mesh_warp import MeshWarp
+        from engines.warp.mesh_warp import MeshWarp
 
         return MeshWarp(face_model(), profile.name)
     raise KDTalkerError(f"The profile '{profile.name}' has no renderer here.")

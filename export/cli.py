@@ -78,7 +78,7 @@ def _published(options: argparse.Namespace, seed: int | None) -> tuple[Iterator[
     """Graphs of the published profile and the name of their weights."""
     from engines.cache import cache_folder
     from engines.networks.model import load_model, random_model
-    from engines.weights_files import FILES, weights_folder
+    from engines.published.weights_files import FILES, weights_folder
     from export import parity
     from export.graphs import published
 

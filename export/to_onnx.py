@@ -22,7 +22,8 @@ from engines.networks.audio_features import AudioFeatures
 from engines.networks.ddim import Ddim, DdimConfig
 from engines.networks.denoiser import Denoiser, DenoiserConfig
 from engines.profile import EMBEDDED, Profile
-from engines.runtime.base import BATCH, open_engine
+from engines.runtime.base import BATCH
+from engines.runtime.opening import open_engine
 from engines.runtime.torch import save_program
 from engines.types import MOTION_WIDTH, KDTalkerError
 from export import half, parity

@@ -11,7 +11,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from engines.runtime.base import BATCH, Array, Engine, fact, open_engine
+from engines.runtime.base import BATCH, Array, Engine, fact
+from engines.runtime.opening import open_engine
 from engines.types import KDTalkerError
 from export import examples, parity
 

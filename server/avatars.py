@@ -17,12 +17,12 @@ from pathlib import Path
 
 import cv2
 
-from engines.enrolment import VERSION
-from engines.identity_store import IdentityStore
-from engines.landmarks import FaceLandmarker
 from engines.pipeline import Talker
-from engines.portrait import digest_of, prepare
+from engines.portrait.identity_store import IdentityStore
+from engines.portrait.landmarks import FaceLandmarker
+from engines.portrait.prepare import digest_of, prepare
 from engines.types import ByteArray, Identity, KDTalkerError, Portrait
+from engines.warp.enrolment import VERSION
 
 DEFAULT = "iris"
 WAITING_PHOTOS = 8  # then the next one is asked to come back

@@ -10,8 +10,9 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from engines.pipeline import Talker, open_talker
-from engines.portrait import prepare
+from engines.pipeline import Talker
+from engines.portrait.prepare import prepare
+from engines.talkers import open_talker
 from engines.types import Identity
 from server.batcher import Batcher
 from server.metrics import Metrics

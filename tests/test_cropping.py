@@ -6,10 +6,10 @@ import cv2
 import numpy as np
 import pytest
 
-from engines import cropping
-from engines.landmarks import FaceLandmarker
-from engines.photo import read_photo
-from engines.portrait import faces
+from engines.portrait.landmarks import FaceLandmarker
+from engines.portrait.photo import read_photo
+from engines.portrait.prepare import faces
+from engines.published import cropping
 from tests import seeded_weights
 from tests.golden import golden, golden_seed
 

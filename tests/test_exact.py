@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from engines import exact, motion
+from engines import motion
 from engines.networks.checkpoints import normalisation
 from engines.networks.model import PublishedModel, assemble
 from engines.placing import as_predicted, change_from
+from engines.published import exact
 from engines.types import Identity
 from tests import seeded_weights
 from tests.golden import assert_close, assert_sampled, golden, golden_seed

@@ -14,7 +14,8 @@ from engines.networks.ddim import Ddim, DdimConfig  # noqa: E402
 from engines.networks.denoiser import Denoiser, DenoiserConfig  # noqa: E402
 from engines.networks.model import PublishedModel, random_model  # noqa: E402
 from engines.networks.window_graph import MOST_UNROLLED, StepGraph, WindowGraph  # noqa: E402
-from engines.runtime.base import fact, open_engine  # noqa: E402
+from engines.runtime.base import fact  # noqa: E402
+from engines.runtime.opening import open_engine  # noqa: E402
 from engines.runtime.stepped import DONE  # noqa: E402
 from engines.types import EngineError, KDTalkerError  # noqa: E402
 from export import examples, half, parity, to_onnx  # noqa: E402

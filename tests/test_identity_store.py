@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from engines.identity_store import IdentityStore
+from engines.portrait.identity_store import IdentityStore
 from engines.types import FRAME_SIZE, KEYPOINTS, MOTION_WIDTH, Identity
 
 DIGEST = "ab" * 32

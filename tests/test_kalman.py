@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from engines.kalman import filtered, smoothed
+from engines.published.kalman import filtered, smoothed
 from tests.golden import assert_close, golden
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from engines.photo import BACKDROP, MAX_BYTES, read_photo
+from engines.portrait.photo import BACKDROP, MAX_BYTES, read_photo
 from engines.types import PortraitError
 
 ASTRONAUT = Path("engines/avatars/astronaut.jpg")

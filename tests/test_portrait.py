@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from engines.landmarks import FaceLandmarker
-from engines.portrait import FOREHEAD, HEADROOM, INNER_LIPS, cut, face_height, hair_top, prepare
+from engines.portrait.landmarks import FaceLandmarker
+from engines.portrait.prepare import FOREHEAD, HEADROOM, INNER_LIPS, cut, face_height, hair_top, prepare
 from engines.types import FRAME_SIZE, ByteArray, Portrait, PortraitError
 from tests.pictures import AVATARS, COVERS, covered, eye_distance, picture, png, resized, rotated, turned
 
@@ -275,7 +275,7 @@ def python(code: str) -> subprocess.CompletedProcess[str]:
 def test_mediapipe_is_loaded_at_the_first_use_and_says_nothing() -> None:
     result = python(
         "import sys, pathlib\n"
-        "from engines.portrait import prepare\n"
+        "from engines.portrait.prepare import prepare\n"
         "assert not any(name.startswith('mediapipe') for name in sys.modules)\n"
         "sys.stderr.write('kept\\n')\n"
         "prepare(pathlib.Path('engines/avatars/iris.png').read_bytes())\n"
@@ -288,7 +288,7 @@ def test_a_missing_mediapipe_is_explained() -> None:
     result = python(
         "import sys, pathlib\n"
         "sys.modules['mediapipe'] = None\n"
-        "from engines.portrait import prepare\n"
+        "from engines.portrait.prepare import prepare\n"
         "from engines.types import KDTalkerError\n"
         "try:\n"
         "    prepare(pathlib.Path('engines/avatars/iris.png').read_bytes())\n"

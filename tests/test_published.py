@@ -13,8 +13,6 @@ import torch
 from PIL import Image
 
 import kdtalker
-from engines import exact
-from engines.cropping import PasteBack
 from engines.motion_file import MotionClip, load_motion, save_motion
 from engines.networks.decoder import DecoderSizes, SpadeDecoder
 from engines.networks.layers import fold
@@ -22,7 +20,9 @@ from engines.networks.model import PublishedModel, random_model, randomised
 from engines.networks.warping import WarpingModule, WarpSizes
 from engines.placing import PublishedPlacing, RelativePlacing
 from engines.profile import KDTALKER
-from engines.published import PublishedRenderer, find_face, published_talker
+from engines.published import exact
+from engines.published.cropping import PasteBack
+from engines.published.talker import PublishedRenderer, find_face, published_talker
 from engines.types import EngineError, Identity, KDTalkerError, PortraitError
 from tests.test_media import write_wav
 
@@ -202,7 +202,7 @@ def test_replayed_motion_is_the_new_photos_own(model: PublishedModel) -> None:
 
 
 def test_embedded_motion_replays_on_its_own_photo_and_moves_with_another() -> None:
-    from engines.pipeline import open_talker
+    from engines.talkers import open_talker
 
     placing = open_talker().placing
     assert isinstance(placing, RelativePlacing)

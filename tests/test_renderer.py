@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 
 from engines import motion
-from engines.eyelids import EYES, closure_rows
 from engines.face_mesh import face_model, to_pixels, to_unit
-from engines.head_field import coefficients, place
-from engines.lip_line import LipLine
-from engines.lips import LipModel, gaps_of
-from engines.mesh_warp import MeshWarp
-from engines.portrait import prepare
+from engines.portrait.prepare import prepare
 from engines.types import FRAME_SIZE, KEYPOINTS, Identity, Portrait
-from engines.warp_field import supersample
+from engines.warp.eyelids import EYES, closure_rows
+from engines.warp.head_field import coefficients, place
+from engines.warp.lip_line import LipLine
+from engines.warp.lips import LipModel, gaps_of
+from engines.warp.mesh_warp import MeshWarp
+from engines.warp.warp_field import supersample
 
 REST = np.zeros((KEYPOINTS, 3), np.float32)
 

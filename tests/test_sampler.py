@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from engines.face_mesh import face_model
-from engines.pipeline import Talker, open_talker
+from engines.pipeline import Talker
 from engines.sampler import tick_noise
+from engines.talkers import open_talker
 from engines.types import Identity, MotionTick
 
 

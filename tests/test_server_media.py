@@ -12,7 +12,7 @@ import pytest
 from aiortc.codecs.vpx import VpxPayloadDescriptor
 
 from benchmarks.peer import PACKET, RATE, Peer
-from engines.landmarks import FaceLandmarker
+from engines.portrait.landmarks import FaceLandmarker
 from tests.conftest import LiveServer
 
 pytestmark = pytest.mark.timeout(120)

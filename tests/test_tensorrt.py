@@ -17,7 +17,6 @@ torch = pytest.importorskip("torch", reason="networks are built with PyTorch")
 
 from engines.networks.ddim import Ddim, DdimConfig  # noqa: E402
 from engines.networks.denoiser import Denoiser, DenoiserConfig  # noqa: E402
-from engines.runtime.base import open_engine  # noqa: E402
 from engines.runtime.engine_file import (  # noqa: E402
     BATCHES,
     EngineFacts,
@@ -26,6 +25,7 @@ from engines.runtime.engine_file import (  # noqa: E402
     read_facts,
     write_engine,
 )
+from engines.runtime.opening import open_engine  # noqa: E402
 from engines.types import EngineError, KDTalkerError, WeightsError  # noqa: E402
 from export import to_onnx, to_tensorrt  # noqa: E402
 from export.cli import build as build_command  # noqa: E402

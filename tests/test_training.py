@@ -14,7 +14,7 @@ torch = pytest.importorskip("torch")
 from engines.face_mesh import face_model  # noqa: E402
 from engines.networks.denoiser import DenoiserConfig  # noqa: E402
 from engines.profile import EMBEDDED  # noqa: E402
-from engines.runtime.base import open_engine  # noqa: E402
+from engines.runtime.opening import open_engine  # noqa: E402
 from export.to_onnx import export_embedded, load_embedded, window_example  # noqa: E402
 from training.batches import LENGTHS, WINDOW, Batches, amplitude, from_amplitude  # noqa: E402
 from training.corpus import Item, measuring_matrix, mirror_matrix, mouth_numbers, rest_values  # noqa: E402

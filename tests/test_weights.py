@@ -10,10 +10,10 @@ import pytest
 import torch
 from rich.console import Console
 
-from engines.cli_weights import install, weights
 from engines.networks.checkpoints import CHECKPOINTS
+from engines.published.cli import install, weights
+from engines.published.weights_files import FILES, NORM, Entry, WeightsFile, WeightsFolder, find_in, open_model
 from engines.types import KDTalkerError, WeightsError
-from engines.weights_files import FILES, NORM, Entry, WeightsFile, WeightsFolder, find_in, open_model
 from tests.golden import golden
 from tests.hub_server import COMMIT, Hub, hub_server
 from tests.published import published_content

@@ -20,7 +20,7 @@ from engines.life import life_model
 from engines.life import loudness as speech_level
 from engines.networks.ddim import Ddim, DdimConfig
 from engines.profile import EMBEDDED
-from engines.runtime.base import open_engine
+from engines.runtime.opening import open_engine
 from engines.sampler import Sampler
 from engines.types import FPS, SPEECH_RATE, SPEECH_SAMPLES, FloatArray
 from training.baselines import fit_loudness, loudness

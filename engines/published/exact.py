@@ -11,10 +11,10 @@ from collections.abc import Callable
 import numpy as np
 
 from engines.audio import log_mel, mel_windows
-from engines.kalman import smoothed
 from engines.networks.ddim import DdimConfig
 from engines.networks.model import PublishedModel
 from engines.profile import KDTALKER
+from engines.published.kalman import smoothed
 from engines.types import MOTION_WIDTH, SPEECH_SAMPLES, FloatArray, Identity
 
 WINDOW = 64  # frames, the length the denoiser was trained on

@@ -12,9 +12,9 @@ from dataclasses import replace
 import cv2
 import numpy as np
 
-from engines import portrait_checks as checks
-from engines.landmarks import FaceBox, FaceLandmarker, distinct
-from engines.photo import Photo, read_photo
+from engines.portrait import checks
+from engines.portrait.landmarks import FaceBox, FaceLandmarker, distinct
+from engines.portrait.photo import Photo, read_photo
 from engines.types import FRAME_SIZE, ByteArray, FloatArray, Portrait
 
 VERSION = 1  # of everything below; part of the digest, so that what was cached before is made anew

@@ -10,24 +10,25 @@ from dataclasses import dataclass, replace
 import cv2
 import numpy as np
 
-from engines import cropping, motion
-from engines import portrait_checks as checks
-from engines.landmarks import FaceLandmarker
+from engines import motion
 from engines.networks.audio_encoder import AUDIO_WIDTH
 from engines.networks.ddim import DdimConfig
 from engines.networks.model import PublishedModel
 from engines.networks.warping import WarpSource
-from engines.photo import read_photo
 from engines.pipeline import Talker
 from engines.placing import PublishedPlacing, as_predicted
-from engines.portrait import digest_of, face_height, faces
+from engines.portrait import checks
+from engines.portrait.landmarks import FaceLandmarker
+from engines.portrait.photo import read_photo
+from engines.portrait.prepare import digest_of, face_height, faces
 from engines.profile import KDTALKER
+from engines.published import cropping
 from engines.runtime.base import BATCH, TensorSpec
 from engines.runtime.torch import TorchEngine
 from engines.sampler import Sampler
 from engines.types import FRAME_SIZE, MOTION_WIDTH, ByteArray, FloatArray, Identity, Portrait
 
-STREAMING = DdimConfig(steps=10)  # of one window; `engines.exact` takes the original's 50
+STREAMING = DdimConfig(steps=10)  # of one window; `engines.published.exact` takes the original's 50
 KEPT_SOURCES = 4  # 14 MB each
 VOLUME = "volume"
 

@@ -10,15 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engines import motion
-from engines.eyelids import Eyelids, eyelid_tables
 from engines.face_mesh import FaceModel, to_unit
-from engines.head_field import node_rows, skin_mixing, survey
-from engines.lip_line import LipLine
-from engines.lips import LipModel, closed_rest, gaps_of
-from engines.mouth import MouthTables, mouth_tables
-from engines.mouth_interior import Interior, interior_tables
 from engines.types import FRAME_SIZE, FloatArray, Identity, Portrait
-from engines.warp_field import Lattice, supersample
+from engines.warp.eyelids import Eyelids, eyelid_tables
+from engines.warp.head_field import node_rows, skin_mixing, survey
+from engines.warp.lip_line import LipLine
+from engines.warp.lips import LipModel, closed_rest, gaps_of
+from engines.warp.mouth import MouthTables, mouth_tables
+from engines.warp.mouth_interior import Interior, interior_tables
+from engines.warp.warp_field import Lattice, supersample
 
 VERSION = 5  # of the tables; identities cached by another version are enrolled anew
 STEP = 4  # pixels between the nodes of the whole picture

@@ -13,14 +13,14 @@ import cv2
 import numpy as np
 
 from engines import motion
-from engines.enrolment import PICTURE, STEP, enrol, eyelids_of, interior_of, mouth_of, rest_gaps
-from engines.eyelids import blinked
 from engines.face_mesh import FaceModel
-from engines.head_field import coefficients
-from engines.lips import LipModel
-from engines.mouth import draw_mouth
 from engines.types import FRAME_SIZE, MOTION_WIDTH, ByteArray, FloatArray, Identity, Portrait
-from engines.warp_field import SUPERSAMPLING, identity_map, invert, pixel_map
+from engines.warp.enrolment import PICTURE, STEP, enrol, eyelids_of, interior_of, mouth_of, rest_gaps
+from engines.warp.eyelids import blinked
+from engines.warp.head_field import coefficients
+from engines.warp.lips import LipModel
+from engines.warp.mouth import draw_mouth
+from engines.warp.warp_field import SUPERSAMPLING, identity_map, invert, pixel_map
 
 ITERATIONS = 6
 # How far a motion may be from the photo's before it is cut: scale as a ratio, angles in degrees, translation

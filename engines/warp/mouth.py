@@ -14,12 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engines.face_mesh import FaceModel, Pose
-from engines.head_field import Surroundings, node_rows, skin_mixing, smoothstep
-from engines.lip_line import LipLine
-from engines.lips import INNER_LOWER, INNER_UPPER, LOWER_LIP, UPPER_LIP, bool_rows
-from engines.mouth_interior import Interior, draw_interior
 from engines.types import FRAME_SIZE, ByteArray, FloatArray
-from engines.warp_field import SUPERSAMPLING, Lattice, identity_map, invert, pixel_map
+from engines.warp.head_field import Surroundings, node_rows, skin_mixing, smoothstep
+from engines.warp.lip_line import LipLine
+from engines.warp.lips import INNER_LOWER, INNER_UPPER, LOWER_LIP, UPPER_LIP, bool_rows
+from engines.warp.mouth_interior import Interior, draw_interior
+from engines.warp.warp_field import SUPERSAMPLING, Lattice, identity_map, invert, pixel_map
 
 STEP = 2  # pixels between nodes
 ITERATIONS = 9
@@ -35,7 +35,7 @@ class MouthTables:
     """Prepared once per photo. `box` int (4,): left, top, columns, rows of the lattice on the photo; the
     part of the frame that is drawn is smaller by `PAD` nodes on every side.
 
-    `upper_rows`, `lower_rows` f32 (25, nodes): `engines.head_field` rows of both layers. `upper`,
+    `upper_rows`, `lower_rows` f32 (25, nodes): `engines.warp.head_field` rows of both layers. `upper`,
     `lower` u8 (h, w, 4): supersampled photo of the box with the layer's mask. `window` f32 (h, w):
     1 inside, 0 at the box's edge. `centre` f32 (25,): the row of the mouth's middle, without expression.
     """

@@ -9,8 +9,8 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
+from engines.published.weights_files import INSTALL, NORM, WeightsFile, WeightsFolder, sha256
 from engines.types import KDTalkerError, WeightsError
-from engines.weights_files import INSTALL, NORM, WeightsFile, WeightsFolder, sha256
 
 # norm.npz is published with the code, not with the weights.
 NORM_ADDRESS = "https://raw.githubusercontent.com/chaolongy/KDTalker/f78bf4c/dataset_process/norm.npz"

@@ -13,11 +13,11 @@ import numpy as np
 
 from engines import motion
 from engines.face_mesh import FaceModel
-from engines.head_field import smoothstep
-from engines.lip_line import LipLine
-from engines.lips import CHIN, LOWER_MIDDLE, UPPER_MIDDLE
 from engines.types import FRAME_SIZE, ByteArray, FloatArray
-from engines.warp_field import SUPERSAMPLING, identity_map, sample
+from engines.warp.head_field import smoothstep
+from engines.warp.lip_line import LipLine
+from engines.warp.lips import CHIN, LOWER_MIDDLE, UPPER_MIDDLE
+from engines.warp.warp_field import SUPERSAMPLING, identity_map, sample
 
 MILLIMETRE = 1 / 92
 DEPTH = 0.07  # teeth behind the lips

@@ -15,15 +15,15 @@ from numpy.typing import NDArray
 
 from engines import motion
 from engines.face_mesh import FaceModel, Pose, to_pixels, to_unit
-from engines.head_mask import head_mask
 from engines.types import FRAME_SIZE, ByteArray, FloatArray
-from engines.warp_field import Lattice, interpolate
+from engines.warp.head_mask import head_mask
+from engines.warp.warp_field import Lattice, interpolate
 
 ROW = 25
 # fmt: off
 OVAL = np.array([10, 338, 297, 332, 284, 251, 389, 356, 454, 323, 361, 288, 397, 365, 379, 378, 400, 377, 152, 148,
                  176, 149, 150, 136, 172, 58, 132, 93, 234, 127, 162, 21, 54, 103, 67, 109])
-# Lids and irises. They move by `engines.eyelids` alone; their keypoints must not drag the skin around them.
+# Lids and irises. They move by `engines.warp.eyelids` alone; their keypoints must not drag the skin around them.
 LIDS = np.array([7, 163, 144, 145, 153, 154, 155, 173, 157, 158, 159, 160, 161, 246, 25, 110, 24, 23, 22, 26, 112, 190,
                  56, 28, 27, 29, 30, 247, 249, 390, 373, 374, 380, 381, 382, 398, 384, 385, 386, 387, 388, 466, 255,
                  339, 254, 253, 252, 256, 341, 414, 286, 258, 257, 259, 260, 467, *range(468, 478)])

@@ -8,9 +8,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from engines.lips import INNER_LOWER, INNER_UPPER
 from engines.types import ByteArray, FloatArray
-from engines.warp_field import SUPERSAMPLING, sample
+from engines.warp.lips import INNER_LOWER, INNER_UPPER
+from engines.warp.warp_field import SUPERSAMPLING, sample
 
 SAMPLES = 200  # along the mouth
 REACH_IN, REACH_OUT = 0.05, 0.02  # eye distances that an edge is looked for inside and outside the contour

@@ -10,10 +10,10 @@ from typing import Any
 
 from rich.console import Console
 
-from engines import hub
 from engines.cache import cache_folder
+from engines.published import hub
+from engines.published.weights_files import FILES, NORM, Publisher, WeightsFile, WeightsFolder, find_in, weights_folder
 from engines.types import KDTalkerError, WeightsError
-from engines.weights_files import FILES, NORM, Publisher, WeightsFile, WeightsFolder, find_in, weights_folder
 
 Ask = Callable[[str], bool]
 

@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engines.face_mesh import FaceModel
-from engines.head_field import smoothstep
 from engines.types import ByteArray, FloatArray
-from engines.warp_field import SUPERSAMPLING, identity_map, sample
+from engines.warp.head_field import smoothstep
+from engines.warp.warp_field import SUPERSAMPLING, identity_map, sample
 
 # Upper and lower lid from the corner at the picture's left to the one at its right.
 EYES = (

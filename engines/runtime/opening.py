@@ -1,0 +1,48 @@
+"""Which runtime opens a network file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from engines.runtime.base import Engine, check_facts, check_shapes
+from engines.types import WeightsError
+
+
+def open_engine(
+    path: Path,
+    *,
+    device: str = "cpu",
+    threads: int = 1,
+    batches: Sequence[int] = (),
+    expect: Mapping[str, object] | None = None,
+) -> Engine:
+    """Open a network file with the runtime its ending asks for.
+
+    ``.onnx``: ONNX Runtime; ``.pt2``: torch; ``.engine``: TensorRT. `device`: ``cpu`` or ``cuda``. `batches`:
+    sizes to prepare at once, see `Engine.warm`. `expect`: facts the file's metadata must state, such as its profile.
+    Raises WeightsError for a file that is missing, damaged, foreign or not what was expected.
+    """
+    if not path.is_file():
+        raise WeightsError(f"There is no file {path}; `kdtalker export` writes it.")
+    engine = _open(path, device, threads)
+    check_facts(path.name, engine.metadata, expect or {})
+    check_shapes(path.name, engine)
+    if batches:
+        engine.warm(batches)
+    return engine
+
+
+def _open(path: Path, device: str, threads: int) -> Engine:
+    # Imported only when asked for: a machine without torch or TensorRT needs neither.
+    if path.suffix == ".pt2":
+        from engines.runtime.torch import open_program
+
+        return open_program(path, device=device, threads=threads)
+    if path.suffix == ".engine":
+        from engines.runtime.tensorrt import TensorRtEngine
+
+        return TensorRtEngine(path)
+    from engines.runtime.onnxruntime import OnnxRuntimeEngine
+
+    return OnnxRuntimeEngine(path, device=device, threads=threads)

@@ -1,0 +1,49 @@
+"""Opening a profile: its engines, tables and renderer, put together as a `Talker`."""
+
+from __future__ import annotations
+
+from importlib.resources import as_file, files
+
+import numpy as np
+
+from engines.cache import cache_folder
+from engines.face_mesh import FaceModel, face_model
+from engines.life import life_model
+from engines.pipeline import Talker
+from engines.placing import RelativePlacing
+from engines.profile import KDTALKER, profile
+from engines.published.weights_files import open_model
+from engines.renderer import open_renderer
+from engines.runtime.opening import open_engine
+from engines.sampler import Sampler
+from engines.types import KEYPOINTS, FloatArray
+
+
+def open_talker(name: str = "embedded", weights: str | None = None) -> Talker:
+    """Open every engine of the profile called `name`, each with one thread.
+
+    `weights` says which published weights to take, see `open_model`; the embedded profile has its own.
+    """
+    chosen = profile(name)
+    if chosen is KDTALKER:
+        model = open_model(weights, cache_folder())
+        from engines.published.talker import published_talker  # needs PyTorch, which `open_model` has made sure of
+
+        return published_talker(model)[0]
+    face = face_model()
+    folder = files("engines") / "weights" / chosen.name
+    with as_file(folder / "audio_encoder.onnx") as path:
+        encoder = open_engine(path, batches=(1, 2), expect={"profile": chosen.name, "network": "audio_encoder"})
+    with as_file(folder / "window.onnx") as path:
+        window = open_engine(path, batches=(1,), expect={"profile": chosen.name, "network": "window"})
+    sampler = Sampler(window, chosen.window, _per_number(chosen.guidance, face), _per_number(chosen.temperature, face))
+    placing = RelativePlacing(face.normalisation, life_model(), chosen.limits)
+    return Talker(chosen, placing, encoder, sampler, open_renderer(chosen))
+
+
+def _per_number(mouth_and_rest: tuple[float, float], face: FaceModel) -> FloatArray:
+    """(mouth, rest) -> f32 (70,): the mouth's value on the numbers of the mouth's keypoints."""
+    mouth, rest = mouth_and_rest
+    exp = np.where(np.repeat(face.mouth, 3), mouth, rest)
+    assert exp.shape == (3 * KEYPOINTS,)
+    return np.concatenate([np.full(7, rest), exp]).astype(np.float32)
