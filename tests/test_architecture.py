@@ -8,7 +8,15 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-TORCH_ROOMS = ("engines/networks/", "engines/runtime/torch.py", "training/", "export/", "tests/", "benchmarks/")
+TORCH_ROOMS = (
+    "engines/networks/",
+    "engines/runtime/torch.py",
+    "engines/runtime/tensorrt.py",
+    "training/",
+    "export/",
+    "tests/",
+    "benchmarks/",
+)
 
 
 def tracked(*patterns: str) -> list[str]:
