@@ -61,6 +61,8 @@ lint: $(VENV)/.tests
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+	@for api in v10 v11; do MYPYPATH=tests/data/tensorrt_stubs/$$api \
+	  $(BIN)/mypy --strict engines/runtime/tensorrt.py export/to_tensorrt.py || exit 1; done
 	@$(BIN)/lint-imports
 
 clean:

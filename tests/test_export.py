@@ -89,6 +89,15 @@ def test_renderer_graphs_compute_what_torch_computes(sampling, tmp_path: Path) -
     assert ("GridSample" in operators) == (sampling == "native")
 
 
+def test_programs_for_torch_compute_the_same(tmp_path: Path) -> None:
+    loop = narrow_loop(per_token=True)
+    graphs = [*SmallRenderer().graphs("decomposed", "rgb"), window_graph(loop, 9), window_graph(loop, 9, stepped=True)]
+    for graph in graphs:
+        engine = open_engine(to_onnx.write_program(graph, tmp_path, FACTS, say=quiet), expect={"network": graph.name})
+        reference = parity.compute_reference(graph.compute, engine, (1, 3))
+        assert all(each.passed for each in parity.compare(engine, reference))
+
+
 def test_i420_comes_as_one_plane_of_bytes(tmp_path: Path) -> None:
     graph = SmallRenderer().graphs("decomposed", "i420")[1]
     path, *_ = assert_parity(graph, tmp_path, (1, 3))
