@@ -49,7 +49,9 @@ def verify_folder(folder: Path, device: str, batches: Sequence[int] | None = Non
         except KDTalkerError as error:
             nothing = float("nan")
             runtime = RUNTIMES[path.suffix]
-            findings.append(Finding(path.name, runtime, "", 0, nothing, nothing, nothing, nothing, False, str(error)))
+            findings.append(
+                Finding(_shown(path), runtime, "", 0, nothing, nothing, nothing, nothing, False, str(error))
+            )
     return findings
 
 
@@ -75,7 +77,7 @@ def verify_file(path: Path, device: str, batches: Sequence[int] | None = None) -
                 passed = False if fallen else None
             findings.append(
                 Finding(
-                    path.name,
+                    _shown(path),
                     engine.runtime,
                     precision,
                     batch,
@@ -90,6 +92,10 @@ def verify_file(path: Path, device: str, batches: Sequence[int] | None = None) -
         return findings
     finally:
         engine.close()
+
+
+def _shown(path: Path) -> str:
+    return f"{path.parent.name}/{path.name}"
 
 
 def other_providers(engine: Engine, device: str) -> str:
