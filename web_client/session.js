@@ -209,8 +209,8 @@ export class Session extends EventTarget {
     this.#peer = this.#url = this.#voice = this.stream = null;
     this.#asking.abort();
     this.#asking = new AbortController();
+    if (url) await discard(url); // before the peer says goodbye itself, or the server has nothing left to discard
     peer?.close();
-    if (url) await discard(url);
   }
 
   #release() {
