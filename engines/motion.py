@@ -113,6 +113,11 @@ def expression(motion: FloatArray) -> FloatArray:
     return motion[..., EXPRESSION].reshape(*motion.shape[:-1], KEYPOINTS, 3)
 
 
+def head_to_picture(motion: FloatArray) -> FloatArray:
+    """Scaled rotations ``scale * R`` (..., 3, 3) of (..., 70), for points and exp in the head's frame alike."""
+    return np.asarray(motion[..., SCALE, None, None] * rotation(motion[..., ANGLES]), np.float32)
+
+
 def turn_expression(motion: FloatArray) -> FloatArray:
     """Expression given in the head's frame -> the same vectors with `exp = exp_head R`."""
     turned = np.array(motion, np.float32, copy=True)

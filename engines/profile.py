@@ -26,7 +26,6 @@ class WindowPlan:
 class Profile:
     """One model family and how it is run.
 
-    `expression_in_head_frame`: the denoiser predicts exp_head and `engines.motion` turns it.
     `guidance`, `temperature`: (mouth, rest) pairs; audio guidance 1 and temperature 1 are plain DDIM.
     """
 
@@ -34,7 +33,6 @@ class Profile:
     mel: MelWindow
     feature_width: int
     window: WindowPlan
-    expression_in_head_frame: bool
     guidance: tuple[float, float]
     temperature: tuple[float, float]
     limits: Limits
@@ -51,7 +49,6 @@ EMBEDDED = Profile(
     mel=MelWindow(columns=20, reach=1280),
     feature_width=128,
     window=WindowPlan(committed=6, new=2, lookahead=1),
-    expression_in_head_frame=True,
     guidance=(2.1, 1.0),
     temperature=(0.3, 1.0),
     limits=Limits(),
@@ -63,7 +60,6 @@ KDTALKER = Profile(
     mel=MelWindow(columns=16, reach=2120, published=True),
     feature_width=512,
     window=WindowPlan(committed=56, new=4, lookahead=4),
-    expression_in_head_frame=False,
     guidance=(1.0, 1.0),
     temperature=(1.0, 1.0),
     limits=Limits(),

@@ -75,14 +75,6 @@ class MelTick:
 
 
 @dataclass(frozen=True, slots=True)
-class FeatureTick:
-    """Audio encoder output for one video frame. `feature` f32 (A,)."""
-
-    tick: int
-    feature: FloatArray
-
-
-@dataclass(frozen=True, slots=True)
 class MotionTick:
     """Motion of one video frame, placed on a photo. `motion` f32 (70,), layout in `engines.motion`."""
 

@@ -1,4 +1,4 @@
-"""Settings of one server process; the only reader of the environment.
+"""Settings of one server process; beside `engines.cache`, the only reader of the environment.
 
 Every field is an environment variable with the prefix `KDTALKER_`; `HOST` and `PORT` alone are honoured
 without it, because that is what platforms set.
@@ -12,9 +12,7 @@ from pathlib import Path
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-
-def _cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kdtalker"
+from engines.cache import cache_folder
 
 
 class IceServer(BaseModel):
@@ -36,7 +34,7 @@ class Settings(BaseSettings):
     port: int = Field(8080, ge=0, le=65535, validation_alias=AliasChoices("KDTALKER_PORT", "PORT"))
     log_level: str = Field("info", pattern="^(debug|info|warning|error)$")
     profile: str = "embedded"
-    cache: Path = Field(default_factory=_cache)
+    cache: Path = Field(default_factory=cache_folder)
 
     workers: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1)
     max_sessions: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1)

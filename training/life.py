@@ -154,9 +154,3 @@ def _profile(around: FloatArray, face: FaceModel, lids: np.ndarray) -> FloatArra
 def save_life(model: LifeModel, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     np.savez_compressed(path, **{name: getattr(model, name) for name in LifeModel.__dataclass_fields__})
-
-
-def simulate(model: LifeModel, frames: int, seed: int, level: float) -> tuple[FloatArray, FloatArray]:
-    """Poses (T, 7) and lids (T, L) at constant loudness."""
-    poses, lids, _ = model.advance(model.begin(seed), np.full(frames, level, np.float32))
-    return poses, lids

@@ -135,8 +135,7 @@ def coefficients(source: FloatArray, frame: FloatArray) -> FloatArray:
 
     `source`, `frame` (70,): the photo's motion and the frame's, exp in the head's frame.
     """
-    frame_turn = frame[motion.SCALE] * motion.rotation(frame[motion.ANGLES])
-    source_turn = source[motion.SCALE] * motion.rotation(source[motion.ANGLES])
+    frame_turn, source_turn = motion.head_to_picture(frame), motion.head_to_picture(source)
     result = np.empty((ROW, 3), np.float32)
     result[:3] = frame_turn - source_turn
     result[3] = frame[motion.TRANSLATION] - source[motion.TRANSLATION]
@@ -146,8 +145,8 @@ def coefficients(source: FloatArray, frame: FloatArray) -> FloatArray:
 
 def place(canonical: FloatArray, mixing: FloatArray, frame: FloatArray) -> FloatArray:
     """Vertices of a canonical mesh (n, 3), their mixing rows (n, 21), motion (70,) -> crop pixels (n, 3)."""
-    matrix = frame[motion.SCALE] * motion.rotation(frame[motion.ANGLES])
-    return to_pixels((canonical + mixing @ motion.expression(frame)) @ matrix + frame[motion.TRANSLATION])
+    turned = (canonical + mixing @ motion.expression(frame)) @ motion.head_to_picture(frame)
+    return to_pixels(turned + frame[motion.TRANSLATION])
 
 
 def skin_mixing(face: FaceModel) -> NDArray[np.bool_]:

@@ -68,8 +68,8 @@ def interior_tables(
     opening = line.lower - line.upper
     if opening.max() > OWN_TEETH_GAP * unit:
         follow[0] = 0  # real teeth belong to the skull
-        placed = anchor @ _turn(source) + source[motion.TRANSLATION]
-        upper, origin = _own_teeth(line, placed, _turn(source), photo)
+        placed = anchor @ motion.head_to_picture(source) + source[motion.TRANSLATION]
+        upper, origin = _own_teeth(line, placed, motion.head_to_picture(source), photo)
         light = _light_of_teeth(upper)
         shown = float(opening.mean() * line.x[-1])
         # A smile shows more of them than speech does: with the lip's raise gone, they lie higher.
@@ -98,7 +98,7 @@ def interior_tables(
 def draw_interior(interior: Interior, frame: FloatArray, corner: tuple[int, int], gap: FloatArray) -> ByteArray:
     """Colour u8 (h, w, 3) of the box whose top left is `corner`; `gap` (h, w) is where it shows, 0 to 1."""
     height, width = gap.shape
-    turn = _turn(frame)
+    turn = motion.head_to_picture(frame)
     places = (interior.anchors + interior.follow @ motion.expression(frame)) @ turn + frame[motion.TRANSLATION]
     origins = places[:, :2] * (FRAME_SIZE / 2) + FRAME_SIZE / 2 - np.array(corner)
     linear = turn[:2, :2].T * (FRAME_SIZE / 2 * MILLIMETRE / GRAIN)
@@ -122,15 +122,10 @@ def draw_interior(interior: Interior, frame: FloatArray, corner: tuple[int, int]
     return np.clip(colour + 0.5, 0, 255).astype(np.uint8)
 
 
-def _turn(frame: FloatArray) -> FloatArray:
-    """Scale and rotation of a motion vector, (3, 3) for row vectors."""
-    return np.asarray(frame[motion.SCALE] * motion.rotation(frame[motion.ANGLES]), np.float32)
-
-
 def _below(height: float, line: LipLine, placed: FloatArray, source: FloatArray) -> float:
     """How far below the closed lip line, `placed` (3,), a height in the middle of the photo's mouth is."""
     point = line.origin + np.array([line.x[len(line.x) // 2], height]) @ line.axes
-    down = _turn(source)[1, :2] * (FRAME_SIZE / 2)
+    down = motion.head_to_picture(source)[1, :2] * (FRAME_SIZE / 2)
     offset = point - (placed[:2] * (FRAME_SIZE / 2) + FRAME_SIZE / 2)
     return float(offset @ down / (down @ down))
 
