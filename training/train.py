@@ -47,7 +47,7 @@ class Recipe:
     decay: float = 0.02
     ema: float = 0.999
     deaf: float = 0.12  # share of windows without sound, for guidance
-    lips: float = 1.0
+    lips: tuple[float, float, float] = (1.0, 1.5, 1.0)  # opening, width, jaw
     velocity: float = 0.5
     half: bool = True  # bfloat16 products
     check_every: int = 500
@@ -149,9 +149,9 @@ class Objective:
         clean = torch.where(given[..., None], motion, share.sqrt() * noisy - (1 - share).sqrt() * predicted)
         error = (clean - motion) @ self.measures
         new = (~given).sum() * error.shape[-1]
-        lips = error.square().sum() / new
+        lips = (error.square() * torch.tensor(self.recipe.lips)).sum() / new
         velocity = error.diff(dim=1).square().sum() / new
-        total = v + self.recipe.lips * lips + self.recipe.velocity * velocity
+        total = v + lips + self.recipe.velocity * velocity
         return total, {"v": v.item(), "lips": lips.item(), "velocity": velocity.item()}
 
 
