@@ -16,24 +16,22 @@ import torch
 
 from engines.audio import log_mel, mel_windows
 from engines.face_mesh import FaceModel, face_model
-from engines.life import life_model
-from engines.life import loudness as speech_level
 from engines.networks.ddim import Ddim, DdimConfig
 from engines.profile import EMBEDDED
 from engines.runtime.opening import open_engine
 from engines.sampler import Sampler
 from engines.types import FPS, SPEECH_RATE, SPEECH_SAMPLES, FloatArray
 from training.baselines import fit_loudness, loudness
-from training.corpus import MEASURES, Item, items_of, lid_curve, measuring_matrix, rest_values
+from training.corpus import MEASURES, Item, items_of, measuring_matrix, rest_values
 from training.generate import Encode, features_of, per_number, silent_feature, stream, torch_encoder, torch_sampler
 from training.keypoints import explained
+from training.life_metrics import life_table
 from training.metrics import lip_curves, lip_score
 from training.plots import plot_lips, plot_training
 from training.shapes import Shape
 from training.train import load_model
 
 SEEDS = (11, 23, 37)
-BLINK = -0.05  # change of the lids' gap, eye distances
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,52 +179,6 @@ def seams(bench: Bench, items: list[Item]) -> dict[str, float]:
     }
 
 
-def life(face: FaceModel, poses: list[FloatArray], lids: list[FloatArray]) -> dict[str, Any]:
-    """Blinks a minute, and how the head moves.
-
-    `poses` (T, 7) in physical units, `lids` (T,) change of the lids' gap. Deviation and speed in degrees
-    and degrees a frame, correlation with the pose one second later.
-    """
-    blinks = sum(int(((lid[1:] < BLINK) & (lid[:-1] >= BLINK)).sum()) for lid in lids)
-    angles = [pose[:, 1:4] for pose in poses]
-    later = [[np.corrcoef(a[:-FPS, k], a[FPS:, k])[0, 1] for k in range(3)] for a in angles]
-    return {
-        "blinks_a_minute": round(blinks / sum(map(len, lids)) * FPS * 60, 1),
-        "deviation": _median([a.std(0) for a in angles], 1),
-        "speed": _median([np.abs(np.diff(a, axis=0)).mean(0) for a in angles], 2),
-        "after_a_second": _median(later, 2),
-    }
-
-
-def _median(rows: list[Any], digits: int) -> list[float]:
-    """Median over clips: a few people turn their heads far more than the others."""
-    return [round(float(value), digits) for value in np.median(rows, axis=0)]
-
-
-def life_table(bench: Bench, items: list[Item]) -> dict[str, Any]:
-    """Real heads and eyes beside generated ones, in speech and in two minutes of silence."""
-    natural = [i for i in items if i.clip.dataset == "clips" and len(i.motion) > 150]
-    model = life_model()
-    normalisation = bench.face.normalisation
-    real = life(
-        bench.face,
-        [normalisation.denormalise(i.motion)[:, :7] for i in natural],
-        [lid_curve(i.motion, bench.face) for i in natural],
-    )
-    levels = [np.array([speech_level(w) for w in mel_windows(i.mel.T, EMBEDDED.mel, len(i.motion))]) for i in natural]
-    table = {"real": real}
-    for name, sounds in (("speech", levels), ("silence", [np.zeros(3000)])):
-        poses, lids = [], []
-        for seed, level in enumerate(sounds):
-            pose, lid, _ = model.advance(model.begin(seed), level)
-            still = np.tile(normalisation.mean, (len(pose), 1))
-            still[:, 7:] = 0
-            poses.append(pose)
-            lids.append(lid_curve(normalisation.normalise(model.apply(still, pose, lid)), bench.face))
-        table[name] = life(bench.face, poses, lids)
-    return table
-
-
 def evaluate(shapes: list[Shape], folder: Path, checkpoint: Path) -> dict[str, Any]:
     """Every table and picture; written to ``figures.json`` and PNG files beside the networks."""
     bench, mean = open_bench(folder), posterior_mean(checkpoint)
@@ -246,7 +198,7 @@ def evaluate(shapes: list[Shape], folder: Path, checkpoint: Path) -> dict[str, A
         figures["keypoints"][name] = explained(face_model(), [s for s in shapes if s.clip.name in names])
     figures["closing"] = closing(bench, groups["held out"])
     figures["seams"] = seams(bench, groups["held out"])
-    figures["life"] = life_table(bench, train)
+    figures["life"] = life_table(bench.face, train)
     (folder / "figures.json").write_text(json.dumps(figures, indent=1) + "\n")
     saved = torch.load(checkpoint, weights_only=True)
     plot_training(saved["history"], saved["step"], folder / "training.png")
