@@ -102,6 +102,37 @@ def test_held_tables_are_left_out_of_calls(doubler: Path) -> None:
     np.testing.assert_array_equal(engine.run(x=rows_of(2))["y"], 2 * rows_of(2) + TABLE[1])
 
 
+def test_rows_of_held_tables_are_replaced_in_place(doubler: Path) -> None:
+    engine = open_engine(doubler)
+    given = TABLE.copy()
+    engine.hold(table=given)
+    engine.warm([2])
+    engine.put(0, table=np.array([7, 8, 9], np.float32))
+    np.testing.assert_array_equal(engine.run(x=rows_of(2))["y"], 2 * rows_of(2) + [7, 8, 9])
+    np.testing.assert_array_equal(engine.run(x=rows_of(3))["y"], 2 * rows_of(3) + [7, 8, 9])
+    assert engine.unprepared == 1
+    np.testing.assert_array_equal(given, TABLE)
+    with pytest.raises(EngineError, match=r"row 2 of table 'table' must be float32 \(3,\) and one of 2"):
+        engine.put(2, table=TABLE[0])
+    with pytest.raises(EngineError, match="no table 'x' is held"):
+        engine.put(0, x=TABLE[0])
+    with pytest.raises(EngineError, match="there is no input 'table'; it has x"):
+        engine.run(x=rows_of(2), table=TABLE)
+
+
+def test_calls_at_sizes_that_nobody_prepared_are_counted(doubler: Path) -> None:
+    engine = open_engine(doubler)
+    with pytest.raises(EngineError, match="how many rows are there"):
+        engine.warm([2])
+    engine.warm([1, 2], rows=2)
+    for rows in (1, 2):
+        engine.run(x=rows_of(rows), table=TABLE)
+    assert engine.unprepared == 0
+    engine.run(x=rows_of(3), table=TABLE)
+    engine.run(x=rows_of(2), table=TABLE[:1])
+    assert engine.unprepared == 2
+
+
 def test_results_are_the_callers_own(doubler: Path) -> None:
     engine = open_engine(doubler)
     engine.hold(table=TABLE)
@@ -210,7 +241,7 @@ LOOP = DdimConfig(steps=3, schedule="cosine", prediction="v", spacing="trailing"
 def small_window(tmp_path_factory: pytest.TempPathFactory) -> tuple[Graph, Path]:
     """The embedded profile's window, narrower."""
     torch.manual_seed(0)
-    graph = window_graph(Ddim(Denoiser(SMALL).eval(), LOOP), frames=9)
+    graph = window_graph(Ddim(Denoiser(SMALL).eval(), LOOP), 12, fixed=False)
     path = tmp_path_factory.mktemp("window") / "window.onnx"
     write(graph, path, {"profile": "embedded"})
     return graph, path
@@ -224,7 +255,7 @@ import numpy as np
 from engines.runtime.opening import open_engine
 from export import examples
 
-engine = open_engine(Path(sys.argv[1]), batches=(1, 2))
+engine = open_engine(Path(sys.argv[1]), batches=(1, 2), sizes=examples.SIZES)
 arrays = {batch: examples.draw(engine.inputs, batch) for batch in (1, 2)}
 out = {batch: {"motion": np.empty((batch, 9, 70), np.float32)} for batch in (1, 2)}
 
@@ -251,7 +282,8 @@ def test_ten_thousand_steps_allocate_nothing(small_window: tuple[Graph, Path]) -
 
 
 def test_bound_buffers_give_what_free_calls_give(small_window: tuple[Graph, Path]) -> None:
-    bound, free = open_engine(small_window[1], batches=(1, 3)), open_engine(small_window[1])
+    bound = open_engine(small_window[1], batches=(1, 3), sizes=examples.SIZES)
+    free = open_engine(small_window[1])
     for batch in (1, 3, 8):
         arrays = examples.draw(free.inputs, batch)
         np.testing.assert_array_equal(bound.run(**arrays)["motion"], free.run(**arrays)["motion"])
@@ -260,7 +292,7 @@ def test_bound_buffers_give_what_free_calls_give(small_window: tuple[Graph, Path
 def test_threads_share_an_engine(small_window: tuple[Graph, Path]) -> None:
     from concurrent.futures import ThreadPoolExecutor
 
-    engine = open_engine(small_window[1], batches=(1,))
+    engine = open_engine(small_window[1], batches=(1,), sizes=examples.SIZES)
     drawn = [examples.draw(engine.inputs, 1, seed) for seed in range(16)]
     alone = [engine.run(**arrays)["motion"] for arrays in drawn]
     with ThreadPoolExecutor(4) as pool:
@@ -278,7 +310,7 @@ def test_a_loop_over_the_step_is_the_window(small_window: tuple[Graph, Path], tm
     torch.manual_seed(0)
     loop = Ddim(Denoiser(SMALL).eval(), LOOP)
     path = tmp_path / "step.onnx"
-    write(window_graph(loop, 9, stepped=True), path, {"profile": "embedded"})
+    write(window_graph(loop, 12, fixed=False, stepped=True), path, {"profile": "embedded"})
     stepped: Engine = SteppedWindow(open_engine(path))
     window = open_engine(small_window[1])
     assert (stepped.inputs, stepped.outputs) == (window.inputs, window.outputs)

@@ -59,6 +59,7 @@ class Engine(Protocol):
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     metadata: Mapping[str, str]
+    unprepared: int  # calls so far at sizes that `warm` had not prepared
 
     def run(self, out: Mapping[str, Array] | None = None, /, **arrays: Array) -> dict[str, Array]:
         """Run once. `out` names arrays to write results into; the others are new and the caller's own.
@@ -68,11 +69,22 @@ class Engine(Protocol):
         ...
 
     def hold(self, **tables: Array) -> None:
-        """Keep inputs that seldom change (tables of identities) where the network runs; `run` then leaves them out."""
+        """Keep inputs that seldom change (tables of identities) where the network runs; `run` then leaves them out.
+
+        Tables of another length than those before undo what `warm` prepared.
+        """
         ...
 
-    def warm(self, batches: Iterable[int]) -> None:
-        """Allocate the buffers of every batch size named and run each once. Hold the tables first."""
+    def put(self, row: int, **rows: Array) -> None:
+        """Overwrite one row of held tables where they lie. Not while a call may read that row."""
+        ...
+
+    def warm(self, batches: Iterable[int], **sizes: int) -> None:
+        """Allocate the buffers of every batch size named and run each once. Hold the tables first.
+
+        `sizes`: the free sizes beside the batch, by their words; those of held tables are known, and words that no
+        input has are passed over.
+        """
         ...
 
     def close(self) -> None: ...
@@ -134,6 +146,26 @@ def check_inputs(engine: str, specs: Sequence[TensorSpec], arrays: Mapping[str, 
         names = ", ".join(spec.name for spec in specs)
         raise EngineError(f"{engine}: there is no input '{min(unknown)}'; it has {names}")
     return sizes
+
+
+def check_row(engine: str, name: str, table: Array | TensorSpec | None, row: int, value: Array) -> None:
+    """Whether `value` may replace a row of a held table of that shape and dtype; None where none is held."""
+    if table is None:
+        raise EngineError(f"{engine}: no table '{name}' is held; hold it first")
+    if value.shape != table.shape[1:] or value.dtype != table.dtype or not 0 <= row < int(table.shape[0]):
+        raise EngineError(
+            f"{engine}: row {row} of table '{name}' must be {table.dtype} {table.shape[1:]} and one of "
+            f"{table.shape[0]}, got {value.dtype} {value.shape}"
+        )
+
+
+def free_sizes(engine: str, specs: Sequence[TensorSpec], sizes: Mapping[str, int]) -> dict[str, int]:
+    """A size for every word of `specs`; EngineError where one is not in `sizes`."""
+    words = dict.fromkeys(size for spec in specs for size in spec.shape if isinstance(size, str))
+    missing = [word for word in words if word not in sizes]
+    if missing:
+        raise EngineError(f"{engine}: how many {missing[0]} are there? Say it to `warm`, or hold the table first")
+    return {word: sizes[word] for word in words}
 
 
 def deliver(engine: str, spec: TensorSpec, value: Array, out: Mapping[str, Array] | None) -> Array:

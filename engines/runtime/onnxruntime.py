@@ -12,7 +12,16 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
-from engines.runtime.base import BATCH, Array, TensorSpec, check_inputs, deliver, example_inputs
+from engines.runtime.base import (
+    BATCH,
+    Array,
+    TensorSpec,
+    check_inputs,
+    check_row,
+    deliver,
+    example_inputs,
+    free_sizes,
+)
 from engines.types import EngineError, WeightsError
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
@@ -24,6 +33,9 @@ _DTYPES: dict[str, np.dtype[Any]] = {
     "tensor(uint8)": np.dtype(np.uint8),
     "tensor(bool)": np.dtype(np.bool_),
 }
+
+
+Key = tuple[tuple[str, int], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +72,10 @@ class OnnxRuntimeEngine:
         # Spinning keeps a core busy between calls, which other sessions' renderers need.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+        # TensorFloat-32 has 11 bits of mantissa, and what stays in float32 here does so for its precision.
+        chosen = (provider, {"use_tf32": "0"}) if device == "cuda" else provider
         try:
-            self._session = onnxruntime.InferenceSession(path, options, providers=[provider])
+            self._session = onnxruntime.InferenceSession(path, options, providers=[chosen])
         except Exception as error:  # the runtime raises its own unrelated classes
             raise WeightsError(
                 f"{path.name} cannot be opened by ONNX Runtime: {error}. Write it again with `kdtalker export`."
@@ -71,15 +85,17 @@ class OnnxRuntimeEngine:
         self.outputs = tuple(_spec(node, unnamed) for node in self._session.get_outputs())
         self.metadata: Mapping[str, str] = dict(self._session.get_modelmeta().custom_metadata_map)
         self._output_names = [spec.name for spec in self.outputs]
+        self.unprepared = 0
         self._held: dict[str, tuple[Array, onnxruntime.OrtValue]] = {}
-        self._bindings: dict[tuple[int, ...], list[_Binding]] = {}
+        self._held_sizes: dict[str, int] = {}
+        self._bindings: dict[Key, list[_Binding]] = {}
 
     def run(self, out: Mapping[str, Array] | None = None, /, **arrays: Array) -> dict[str, Array]:
-        arrays |= {name: array for name, (array, _) in self._held.items()}
-        sizes = check_inputs(self.name, self.inputs, arrays)
-        pool = self._bindings.get(tuple(sizes.values()))
+        sizes = self._held_sizes | check_inputs(self.name, self._free(), arrays)
+        pool = self._bindings.get(_key(sizes))
+        self.unprepared += pool is None
         try:
-            if pool is None:
+            if pool is None and not self._held:
                 results = self._session.run(self._output_names, arrays)
                 if out is None:
                     return dict(zip(self._output_names, results, strict=True))
@@ -100,21 +116,27 @@ class OnnxRuntimeEngine:
         return delivered
 
     def hold(self, **tables: Array) -> None:
-        check_inputs(self.name, [spec for spec in self.inputs if spec.name in tables], tables)
+        self._held_sizes |= check_inputs(self.name, [spec for spec in self.inputs if spec.name in tables], tables)
         for name, table in tables.items():
-            kept = np.ascontiguousarray(table)
+            kept = np.array(table, order="C")  # a copy: on a CPU the network reads this very memory
             self._held[name] = (kept, onnxruntime.OrtValue.ortvalue_from_numpy(kept, self.device, 0))
         self._bindings.clear()
 
-    def warm(self, batches: Iterable[int]) -> None:
-        held = {name: array for name, (array, _) in self._held.items()}
-        fixed = check_inputs(self.name, [spec for spec in self.inputs if spec.name in held], held)
-        free = [spec for spec in self.inputs if spec.name not in held]
+    def put(self, row: int, **rows: Array) -> None:
+        for name, value in rows.items():
+            held = self._held.get(name)
+            check_row(self.name, name, held and held[0], row, value)
+            table, resident = self._held[name]
+            table[row] = value
+            if self.device != "cpu":
+                resident.update_inplace(table)
+
+    def warm(self, batches: Iterable[int], **sizes: int) -> None:
         for batch in batches:
-            arrays = example_inputs(free, fixed | {BATCH: batch})
-            sizes = check_inputs(self.name, self.inputs, arrays | held)
-            self._bindings.setdefault(tuple(sizes.values()), []).append(self._bind(sizes))
-            self.run(**arrays)
+            found = free_sizes(self.name, self._free(), {**sizes, BATCH: batch})
+            whole = self._held_sizes | found
+            self._bindings.setdefault(_key(whole), []).append(self._bind(whole))
+            self.run(**example_inputs(self._free(), found))
 
     def assignment(self) -> Counter[str]:
         """How many nodes of the graph each execution provider runs."""
@@ -127,6 +149,10 @@ class OnnxRuntimeEngine:
         self._bindings.clear()
         self._held.clear()
         del self._session
+
+    def _free(self) -> list[TensorSpec]:
+        """Inputs that calls bring."""
+        return [spec for spec in self.inputs if spec.name not in self._held]
 
     def _bind(self, sizes: Mapping[str, int]) -> _Binding:
         io = self._session.io_binding()
@@ -141,6 +167,10 @@ class OnnxRuntimeEngine:
         for spec, buffer in zip(self.outputs, outputs, strict=True):
             io.bind_output(spec.name, "cpu", 0, spec.dtype, buffer.shape, buffer.ctypes.data)
         return _Binding(io, inputs, outputs)
+
+
+def _key(sizes: Mapping[str, int]) -> Key:
+    return tuple(sorted(sizes.items()))
 
 
 def _spec(node: onnxruntime.NodeArg, unnamed: count[int]) -> TensorSpec:

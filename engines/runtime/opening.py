@@ -15,12 +15,14 @@ def open_engine(
     device: str = "cpu",
     threads: int = 1,
     batches: Sequence[int] = (),
+    sizes: Mapping[str, int] | None = None,
     expect: Mapping[str, object] | None = None,
 ) -> Engine:
     """Open a network file with the runtime its ending asks for.
 
-    ``.onnx``: ONNX Runtime; ``.pt2``: torch; ``.engine``: TensorRT. `device`: ``cpu`` or ``cuda``. `batches`:
-    sizes to prepare at once, see `Engine.warm`. `expect`: facts the file's metadata must state, such as its profile.
+    ``.onnx``: ONNX Runtime; ``.pt2``: torch; ``.engine``: TensorRT. `device`: ``cpu`` or ``cuda``. `batches`,
+    with the other free `sizes`: what to prepare at once, see `Engine.warm`. `expect`: facts the file's metadata must
+    state, such as its profile.
     Raises WeightsError for a file that is missing, damaged, foreign or not what was expected.
     """
     if not path.is_file():
@@ -29,7 +31,7 @@ def open_engine(
     check_facts(path.name, engine.metadata, expect or {})
     check_shapes(path.name, engine)
     if batches:
-        engine.warm(batches)
+        engine.warm(batches, **(sizes or {}))
     return engine
 
 
@@ -42,7 +44,8 @@ def _open(path: Path, device: str, threads: int) -> Engine:
     if path.suffix == ".engine":
         from engines.runtime.tensorrt import TensorRtEngine
 
-        return TensorRtEngine(path)
+        # WINDOW.KEY.engine was built from WINDOW.onnx; without that file at hand its own header must do.
+        return TensorRtEngine(path, onnx=path.with_name(f"{path.name.rsplit('.', 2)[0]}.onnx"))
     from engines.runtime.onnxruntime import OnnxRuntimeEngine
 
     return OnnxRuntimeEngine(path, device=device, threads=threads)

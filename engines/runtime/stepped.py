@@ -54,8 +54,15 @@ class SteppedWindow:
     def hold(self, **tables: Array) -> None:
         self._engine.hold(**tables)
 
-    def warm(self, batches: Iterable[int]) -> None:
-        self._engine.warm(batches)
+    def put(self, row: int, **rows: Array) -> None:
+        self._engine.put(row, **rows)
+
+    @property
+    def unprepared(self) -> int:
+        return self._engine.unprepared
+
+    def warm(self, batches: Iterable[int], **sizes: int) -> None:
+        self._engine.warm(batches, **sizes)
 
     def close(self) -> None:
         self._engine.close()

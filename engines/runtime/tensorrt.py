@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +16,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from engines.runtime.base import BATCH, Array, TensorSpec, check_inputs, deliver, padded_batch, stated_specs
+from engines.runtime.base import (
+    BATCH,
+    Array,
+    TensorSpec,
+    check_inputs,
+    check_row,
+    deliver,
+    padded_batch,
+    stated_specs,
+)
 from engines.runtime.engine_file import Target, read_engine, rebuild
 from engines.runtime.torch import fill_rows
 from engines.types import EngineError, WeightsError
@@ -85,6 +94,7 @@ class TensorRtEngine:
         names = {engine.get_tensor_name(index) for index in range(engine.num_io_tensors)}
         if names != {spec.name for spec in (*self.inputs, *self.outputs)}:
             raise WeightsError(f"{path.name} has other tensors than it states: {sorted(names)}. {rebuild(path)}")
+        self.unprepared = 0
         self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         self._held: dict[str, Tensor] = {}
         self._prepared: dict[int, _Prepared] = {}
@@ -93,11 +103,17 @@ class TensorRtEngine:
     def run(self, out: Mapping[str, Array] | None = None, /, **arrays: Array) -> dict[str, Array]:
         given = [spec for spec in self.inputs if spec.name not in self._held]
         rows = check_inputs(self.name, given, arrays)[BATCH]
+        self._check_sizes(given, arrays, rows)
         batch = padded_batch(rows, self._batches)
+        self.unprepared += batch not in self._prepared
+        by_rows = {spec.name for spec in self.inputs if spec.shape[:1] == (BATCH,)}
         with self._lock, torch.cuda.stream(self._stream):
             prepared = self._prepared.get(batch) or self._prepare(batch)
             for name, pinned in prepared.host_in.items():
-                fill_rows(pinned.numpy(), arrays[name])
+                if name in by_rows:
+                    fill_rows(pinned.numpy(), arrays[name])
+                else:
+                    np.copyto(pinned.numpy(), arrays[name])
                 prepared.inputs[name].copy_(pinned, non_blocking=True)
             prepared.graph.replay()
             for name, pinned in prepared.host_out.items():
@@ -109,21 +125,45 @@ class TensorRtEngine:
             }
 
     def hold(self, **tables: Array) -> None:
-        """Tables have the rows the engine was built for; fewer are padded with the last."""
-        for name, table in tables.items():
-            spec = next((spec for spec in self.inputs if spec.name == name), None)
-            if spec is None:
-                raise EngineError(f"{self.name}: there is no input '{name}' to hold")
-            shape = spec.sized(self._sizes)
-            if table.ndim != len(shape) or table.shape[1:] != shape[1:] or len(table) > shape[0]:
-                raise EngineError(f"{self.name}: table '{name}' must be {shape} or shorter, got {table.shape}")
-            kept = self._held.get(name)
-            if kept is None:
-                kept = self._held[name] = torch.empty(shape, dtype=_torch_dtype(spec), device="cuda")
-                self._prepared.clear()
-            kept[: len(table)].copy_(torch.from_numpy(table))
+        """Tables have the rows the engine was built for; fewer are followed by zeros."""
+        with self._lock, torch.cuda.stream(self._stream):
+            for name, table in tables.items():
+                spec = next((spec for spec in self.inputs if spec.name == name), None)
+                if spec is None:
+                    raise EngineError(f"{self.name}: there is no input '{name}' to hold")
+                shape = spec.sized(self._sizes)
+                if (
+                    table.dtype != spec.dtype
+                    or table.ndim != len(shape)
+                    or table.shape[1:] != shape[1:]
+                    or len(table) > shape[0]
+                ):
+                    raise EngineError(
+                        f"{self.name}: table '{name}' must be {spec.dtype} {shape} or shorter, got {table.dtype} "
+                        f"{table.shape}"
+                    )
+                kept = self._held.get(name)
+                if kept is None:
+                    kept = self._held[name] = torch.zeros(shape, dtype=_torch_dtype(spec), device="cuda")
+                    self._prepared.clear()
+                kept[: len(table)].copy_(torch.from_numpy(table))
+            self._stream.synchronize()
 
-    def warm(self, batches: Iterable[int]) -> None:
+    def put(self, row: int, **rows: Array) -> None:
+        specs = {spec.name: spec for spec in self.inputs}
+        with self._lock, torch.cuda.stream(self._stream):
+            for name, value in rows.items():
+                table = self._held.get(name)
+                held = None if table is None else replace(specs[name], shape=tuple(table.shape))
+                check_row(self.name, name, held, row, value)
+                self._held[name][row].copy_(torch.from_numpy(value))
+            self._stream.synchronize()
+
+    def warm(self, batches: Iterable[int], **sizes: int) -> None:
+        """`sizes` other than the batch were settled when the engine was built."""
+        other = {word: size for word, size in sizes.items() if self._sizes.get(word, size) != size}
+        if other:
+            raise EngineError(f"{self.name} was built for {dict(self._sizes)}, not for {other}")
         with self._lock, torch.cuda.stream(self._stream):
             for batch in batches:
                 size = padded_batch(batch, self._batches)
@@ -159,7 +199,8 @@ class TensorRtEngine:
             self._check(context.execute_async_v3(handle), "run", batch)
         self._stream.synchronize()
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, stream=self._stream):
+        # Other threads may go on allocating while this one captures.
+        with torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
             self._check(context.execute_async_v3(handle), "capture", batch)
         pinned_in, pinned_out = (
             {name: torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True) for name, tensor in some.items()}
@@ -167,6 +208,13 @@ class TensorRtEngine:
         )
         self._prepared[batch] = _Prepared(context, graph, inputs, outputs, pinned_in, pinned_out)
         return self._prepared[batch]
+
+    def _check_sizes(self, given: Iterable[TensorSpec], arrays: Mapping[str, Array], rows: int) -> None:
+        """Shapes are static: free sizes other than the batch are those the engine was built for."""
+        for spec in given:
+            shape, array = spec.sized({**self._sizes, BATCH: rows}), arrays[spec.name]
+            if array.shape != shape:
+                raise EngineError(f"{self.name}: input '{spec.name}' must be {shape} in this engine, got {array.shape}")
 
     def _check(self, succeeded: bool, what: str, batch: int) -> None:
         if not succeeded:

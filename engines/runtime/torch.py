@@ -8,8 +8,9 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,9 +22,10 @@ from engines.runtime.base import (
     Array,
     TensorSpec,
     check_inputs,
+    check_row,
     deliver,
     example_inputs,
-    padded_batch,
+    free_sizes,
 )
 from engines.types import EngineError, WeightsError
 
@@ -42,12 +44,17 @@ class _Captured:
     host_out: Mapping[str, Tensor]
 
 
-class TorchEngine:
-    """A module under the contract. `module` takes its inputs by name and returns a dict of tensors or one tensor.
+Sizes = tuple[tuple[str, int], ...]  # free sizes other than the batch, sorted by their words
 
-    On CUDA a batch prepared by `warm` replays its graph; rows between prepared sizes are padded up to the next.
-    `channels_last` lays out convolution weights as tensor cores read them. `half`: convolutions and products compute in
-    it, by autocast; inputs, results, statistics and coordinates stay in float32. One call at a time on a GPU.
+
+class TorchEngine:
+    """A module under the contract. `module` takes its inputs by name and returns a dict of tensors or one tensor; it is
+    the engine's from then on.
+
+    On CUDA a batch prepared by `warm` replays its graph; rows between prepared sizes are padded up to the next, more
+    rows run without a graph. `channels_last` lays out convolution weights as tensor cores read them. `half`:
+    convolutions and products compute in it, by autocast; inputs, results, statistics and coordinates stay in float32.
+    One call at a time on a GPU.
     """
 
     runtime = "torch"
@@ -68,56 +75,86 @@ class TorchEngine:
         self._half = half
         self.inputs, self.outputs = tuple(inputs), tuple(outputs)
         self.metadata: Mapping[str, str] = dict(metadata or {})
+        _full_single_precision()
         try:
             self.device = torch.device(device)
             torch.empty(0, device=self.device)  # a device that is not there is noticed here and not at the first run
             self._module = module.to(self.device)
         except (RuntimeError, AssertionError) as error:
             raise EngineError(f"{name}: torch cannot compute on '{device}': {str(error).splitlines()[0]}") from error
+        if half is not None:
+            _store_in(self._module, half)
         if channels_last and self.device.type == "cuda":
             _channels_last(self._module)
+        self.unprepared = 0
         self._held: dict[str, Tensor] = {}
-        self._captured: dict[int, _Captured] = {}
+        self._warmed: dict[Sizes, list[int]] = {}  # batches
+        self._captured: dict[tuple[Sizes, int], _Captured] = {}
+        self._pool: Any = None  # memory that the graphs share: they never run at once, and results leave it at once
         self._lock = threading.Lock()
 
     def run(self, out: Mapping[str, Array] | None = None, /, **arrays: Array) -> dict[str, Array]:
-        held = [spec for spec in self.inputs if spec.name in self._held]
-        given = [spec for spec in self.inputs if spec.name not in self._held or spec.name in arrays]
+        given = [spec for spec in self.inputs if spec.name not in self._held]
         sizes = check_inputs(self.name, given, arrays)
+        batch, others = self._prepared(sizes)
+        self.unprepared += batch is None
         try:
-            if self._captured:
-                with self._lock:
-                    results = self._replay(arrays, sizes[BATCH])
+            if batch is not None and (others, batch) in self._captured:
+                with self._lock, torch.cuda.device(self.device):
+                    results = self._replay(self._captured[others, batch], arrays, sizes[BATCH])
                     return self._deliver(results, out)
             tensors = {spec.name: torch.from_numpy(arrays[spec.name]).to(self.device) for spec in given}
             with torch.inference_mode():
-                values = self._call({spec.name: self._held[spec.name] for spec in held} | tensors)
+                values = self._call(self._held | tensors)
             return self._deliver({name: value.cpu() for name, value in values.items()}, out)
         except RuntimeError as error:
             raise EngineError(f"{self.name}: {str(error).splitlines()[0]}") from error
 
     def hold(self, **tables: Array) -> None:
         check_inputs(self.name, [spec for spec in self.inputs if spec.name in tables], tables)
-        for name, table in tables.items():
-            kept = self._held.get(name)
-            if kept is not None and kept.shape == table.shape:
-                kept.copy_(torch.from_numpy(table))  # a captured graph reads this very memory
-            else:
-                self._held[name] = torch.from_numpy(table).clone().to(self.device)
-                self._captured.clear()
+        with self._lock:
+            for name, table in tables.items():
+                kept = self._held.get(name)
+                if kept is not None and kept.shape == table.shape:
+                    kept.copy_(torch.from_numpy(table))  # a captured graph reads this very memory
+                else:
+                    self._held[name] = torch.from_numpy(table).clone().to(self.device)
+                    self._captured.clear()
+                    self._warmed.clear()
 
-    def warm(self, batches: Iterable[int]) -> None:
-        for batch in batches:
-            free = [spec for spec in self.inputs if spec.name not in self._held]
-            arrays = example_inputs(free, {BATCH: batch})
+    def put(self, row: int, **rows: Array) -> None:
+        specs = {spec.name: spec for spec in self.inputs}
+        with self._lock:
+            for name, value in rows.items():
+                table = self._held.get(name)
+                held = None if table is None else replace(specs[name], shape=tuple(table.shape))
+                check_row(self.name, name, held, row, value)
+                self._held[name][row].copy_(torch.from_numpy(value))
+
+    def warm(self, batches: Iterable[int], **sizes: int) -> None:
+        free = [spec for spec in self.inputs if spec.name not in self._held]
+        for batch in sorted(batches, reverse=True):  # smaller graphs find room in the memory of larger ones
+            found = free_sizes(self.name, free, {**sizes, BATCH: batch})
+            arrays = example_inputs(free, found)
+            others = _others(found)
+            if batch not in self._warmed.setdefault(others, []):
+                self._warmed[others].append(batch)
             self.run(**arrays)
-            if self.device.type == "cuda" and batch not in self._captured:
-                self._captured[batch] = self._capture(arrays)
+            if self.device.type == "cuda" and (others, batch) not in self._captured:
+                with self._lock, torch.cuda.device(self.device):
+                    self._captured[others, batch] = self._capture(arrays)
 
     def close(self) -> None:
         self._captured.clear()
         self._held.clear()
         del self._module
+
+    def _prepared(self, sizes: Mapping[str, int]) -> tuple[int | None, Sizes]:
+        """The warmed batch that takes `sizes`, on a GPU with rows to spare; None where there is none."""
+        others, rows = _others(sizes), sizes[BATCH]
+        padded = self.device.type == "cuda"
+        fitting = [batch for batch in self._warmed.get(others, ()) if batch == rows or (padded and 0 < rows < batch)]
+        return min(fitting, default=None), others
 
     def _call(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         with torch.autocast(self.device.type, dtype=self._half or torch.bfloat16, enabled=self._half is not None):
@@ -132,26 +169,32 @@ class TorchEngine:
         host_in = {name: torch.from_numpy(array).pin_memory() for name, array in arrays.items()}
         inputs = {name: tensor.to(self.device) for name, tensor in host_in.items()}
         stream, graph = torch.cuda.Stream(self.device), torch.cuda.CUDAGraph()  # type: ignore[no-untyped-call]
+        stream.wait_stream(torch.cuda.current_stream(self.device))
         with torch.inference_mode(), torch.cuda.stream(stream):
             for _ in range(3):  # libraries choose their algorithms before the capture, not in it
                 self._call(self._held | inputs)
             stream.synchronize()
-            with torch.cuda.graph(graph, stream=stream):
+            # Other threads may go on allocating while this one captures.
+            with torch.cuda.graph(graph, pool=self._pool, stream=stream, capture_error_mode="thread_local"):
                 outputs = self._call(self._held | inputs)
+        self._pool = self._pool or graph.pool()
         host_out = {
             name: torch.empty(value.shape, dtype=value.dtype, pin_memory=True) for name, value in outputs.items()
         }
         return _Captured(graph, inputs, outputs, host_in, host_out)
 
-    def _replay(self, arrays: Mapping[str, Array], rows: int) -> dict[str, Tensor]:
-        captured = self._captured[padded_batch(rows, list(self._captured))]
+    def _replay(self, captured: _Captured, arrays: Mapping[str, Array], rows: int) -> dict[str, Tensor]:
+        by_rows = {spec.name for spec in self.inputs if spec.shape[:1] == (BATCH,)}
         for name, pinned in captured.host_in.items():
-            fill_rows(pinned.numpy(), arrays[name])
+            if name in by_rows:
+                fill_rows(pinned.numpy(), arrays[name])
+            else:
+                np.copyto(pinned.numpy(), arrays[name])
             captured.inputs[name].copy_(pinned, non_blocking=True)
         captured.graph.replay()
         for name, pinned in captured.host_out.items():
             pinned.copy_(captured.outputs[name], non_blocking=True)
-        torch.cuda.synchronize(self.device)
+        torch.cuda.current_stream(self.device).synchronize()
         return {name: pinned[:rows] for name, pinned in captured.host_out.items()}
 
 
@@ -160,6 +203,27 @@ def fill_rows(buffer: Array, rows: Array) -> None:
     count = len(rows)
     buffer[:count] = rows
     buffer[count:] = rows[-1]
+
+
+def _others(sizes: Mapping[str, int]) -> Sizes:
+    return tuple(sorted((word, size) for word, size in sizes.items() if word != BATCH))
+
+
+def _full_single_precision() -> None:
+    """float32 means float32: by default cuDNN convolves it as TensorFloat-32, with 11 bits of mantissa.
+
+    Both are settings of the process. Algorithms are timed once a shape, before a graph is captured.
+    """
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.benchmark = True
+
+
+def _store_in(module: nn.Module, half: torch.dtype) -> None:
+    """Weights of convolutions and products in the type they compute in, which autocast then need not make."""
+    for parameter in module.parameters():
+        if parameter.ndim > 1 and parameter.is_floating_point():
+            parameter.data = parameter.data.to(half)
 
 
 def _channels_last(module: nn.Module) -> None:
