@@ -53,6 +53,9 @@ debian-packages:
 	elif [ -n "$(ROOT)" ]; then apt-get update -qq && \
 	  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium espeak-ng >/dev/null; \
 	else echo "Chromium or espeak-ng is missing and only root can install them: the tests that need them will be left out"; fi
+	@# A TURN server, where nobody minds that Debian starts it on installing.
+	@if [ -n "$$CI" ] && [ -n "$(ROOT)" ] && ! command -v turnserver >/dev/null; then apt-get update -qq && \
+	  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends coturn >/dev/null; fi
 
 test: $(VENV)/.tests debian-packages lint
 	@$(BIN)/python -m pytest
@@ -62,7 +65,7 @@ lint: $(VENV)/.tests
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@for api in v10 v11; do MYPYPATH=tests/data/tensorrt_stubs/$$api \
-	  $(BIN)/mypy --strict engines/runtime/tensorrt.py export/to_tensorrt.py || exit 1; done
+	  $(BIN)/mypy --strict engines/runtime/tensorrt.py export/to_tensorrt.py export/refit.py || exit 1; done
 	@$(BIN)/lint-imports
 
 clean:

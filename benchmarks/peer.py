@@ -65,7 +65,8 @@ class Peer:
     """A call to `url`; leaving the block hangs up (and DELETEs the session unless it is not `tidy`).
 
     `every`: keep each n-th picture's pixels (the others are only counted), so that a long call fits memory.
-    `codecs`: the video formats offered, in this order; aiortc's own order where there are none.
+    `codecs`: the video formats offered, in this order; aiortc's own order where there are none. `ice`: the way to
+    the server; without it nobody else is asked.
     """
 
     def __init__(
@@ -77,6 +78,7 @@ class Peer:
         tidy: bool = True,
         every: int = 1,
         codecs: tuple[str, ...] = (),
+        ice: RTCConfiguration | None = None,
     ) -> None:
         self.url = url
         self.query = query
@@ -89,7 +91,7 @@ class Peer:
         self._every = every
         self._tasks: list[asyncio.Task[None]] = []
         self._http = httpx.AsyncClient(base_url=url, timeout=30)
-        self.connection = RTCPeerConnection(RTCConfiguration(iceServers=[]))
+        self.connection = RTCPeerConnection(ice or RTCConfiguration(iceServers=[]))
         self.connection.on("track", self._track)
         if self.voice is None:
             self.connection.addTransceiver("audio", direction="recvonly")

@@ -6,10 +6,26 @@ test and not in a call. What lives elsewhere uses aiortc's public interface only
 
 from __future__ import annotations
 
+import asyncio
+import ipaddress
+import socket
 from collections.abc import Callable
 from typing import Any
 
-from aiortc import RTCConfiguration, RTCIceServer, RTCPeerConnection, RTCRtpReceiver, RTCRtpSender, RTCRtpTransceiver
+from aioice import Candidate, Connection
+from aioice.candidate import candidate_foundation, candidate_priority
+from aioice.ice import StunProtocol, get_host_addresses, server_reflexive_candidate
+from aioice.turn import UDP_SOCKET_BUFFER_SIZE
+from aiortc import (
+    RTCConfiguration,
+    RTCIceServer,
+    RTCIceTransportPolicy,
+    RTCPeerConnection,
+    RTCRtpReceiver,
+    RTCRtpSender,
+    RTCRtpTransceiver,
+    RTCSessionDescription,
+)
 from aiortc.codecs import get_encoder
 from aiortc.jitterbuffer import JitterFrame
 from aiortc.rtcrtpparameters import RTCRtpCodecCapability, RTCRtpCodecParameters
@@ -18,15 +34,129 @@ from aiortc.sdp import SessionDescription
 from aiortc.utils import uint16_add
 from av.packet import Packet
 
+from server.ice import Network, PortRange, facing
+
 RESTART = 1000  # packets: a sequence number this far behind is a new stream, not a late packet
 
 
-def peer_connection(ice_servers: list[RTCIceServer]) -> RTCPeerConnection:
-    """A peer connection that asks only the servers named here.
+class _PeerConnection(RTCPeerConnection):
+    """Binds and names its candidates as `network` says; raises PortsExhaustedError from `setLocalDescription`."""
 
-    aiortc reads `iceServers=None` as "ask a public STUN server"; an empty list is what asks nobody.
+    def __init__(self, network: Network) -> None:
+        servers = [RTCIceServer(server.urls, server.username, server.credential) for server in network.servers]
+        policy = RTCIceTransportPolicy.RELAY if network.relay_only else RTCIceTransportPolicy.ALL
+        # aiortc reads `iceServers=None` as "ask a public STUN server"; an empty list is what asks nobody.
+        super().__init__(RTCConfiguration(iceServers=servers, iceTransportPolicy=policy))
+        self._network = network
+
+    async def setLocalDescription(  # noqa: N802  # overrides
+        self,
+        sessionDescription: RTCSessionDescription | None = None,  # noqa: N803
+    ) -> None:
+        ports = None if self._network.relay_only else self._network.ports
+        gatherings: list[_Gathering] = []
+        try:
+            # By now transports that a bundle makes needless are gone. All sockets or none are bound, before aiortc
+            # gathers for all transports at once.
+            for transport in _attribute(self, "_RTCPeerConnection__iceTransports"):
+                if transport.iceGatherer.state == "new":
+                    connection = _attribute(transport.iceGatherer, "_connection")
+                    gatherings.append(_Gathering(connection, ports, self._network.advertise))
+            await super().setLocalDescription(sessionDescription)
+        finally:
+            for gathering in gatherings:
+                gathering.close()
+
+
+def peer_connection(network: Network) -> RTCPeerConnection:
+    """A peer connection that asks only the servers named in `network`, and binds where it says."""
+    return _PeerConnection(network)
+
+
+class _Gathering:
+    """Stands where an aioice connection gathers: host sockets in a range of ports, and the advertised address.
+
+    aioice itself binds port 0 and knows no 1:1 NAT.
     """
-    return RTCPeerConnection(RTCConfiguration(iceServers=list(ice_servers)))
+
+    def __init__(self, connection: Connection, ports: PortRange | None, advertise: str | None) -> None:
+        self._connection = connection
+        self._by_aioice = _attribute(connection, "get_component_candidates")
+        self._advertise = advertise
+        self._sockets: list[socket.socket] | None = None
+        if ports is not None:
+            addresses = get_host_addresses(_attribute(connection, "_use_ipv4"), _attribute(connection, "_use_ipv6"))
+            self._sockets = ports.bind(addresses)
+        _replace(connection, "get_component_candidates", self._gather)
+
+    def close(self) -> None:
+        """Give back the sockets that no gathering took."""
+        for unused in self._sockets or ():
+            unused.close()
+        self._sockets = None
+
+    async def _gather(self, component: int, addresses: list[str], patience: int = 5) -> list[Candidate]:
+        """What `Connection.get_component_candidates` does, on sockets that are bound already."""
+        if self._sockets is None:
+            candidates: list[Candidate] = await self._by_aioice(component, addresses, patience)
+        else:
+            hosts = [await self._host(component, self._sockets.pop()) for _ in addresses if self._sockets]
+            _attribute(self._connection, "_protocols").extend(hosts)
+            reflexive, relayed = await asyncio.gather(
+                self._reflexive(hosts, patience), self._by_aioice(component, [], patience)
+            )
+            candidates = [host.local_candidate for host in hosts] + reflexive + relayed
+        return candidates + self._advertised(candidates)
+
+    async def _host(self, component: int, bound: socket.socket) -> StunProtocol:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, UDP_SOCKET_BUFFER_SIZE)
+        loop = asyncio.get_running_loop()
+        _, protocol = await loop.create_datagram_endpoint(lambda: StunProtocol(self._connection), sock=bound)
+        address, port = bound.getsockname()[:2]
+        protocol.local_candidate = Candidate(
+            foundation=candidate_foundation("host", "udp", address),
+            component=component,
+            transport="udp",
+            priority=candidate_priority(component, "host"),
+            host=address,
+            port=port,
+            type="host",
+        )
+        return protocol
+
+    async def _reflexive(self, hosts: list[StunProtocol], patience: int) -> list[Candidate]:
+        server = _attribute(self._connection, "stun_server")
+        if server is None:
+            return []
+        asked = [
+            asyncio.wait_for(server_reflexive_candidate(host, server), patience)
+            for host in hosts
+            if ipaddress.ip_address(host.local_candidate.host).version == 4
+        ]
+        answers = await asyncio.gather(*asked, return_exceptions=True)
+        return [answer[0] for answer in answers if not isinstance(answer, BaseException)]
+
+    def _advertised(self, candidates: list[Candidate]) -> list[Candidate]:
+        """The advertised address, on the socket that faces it, as a STUN server beyond the NAT would have told it."""
+        if self._advertise is None:
+            return []
+        hosts = {candidate.host: candidate for candidate in candidates if candidate.type == "host"}
+        base = hosts.get(facing(self._advertise, hosts) or "")
+        if base is None:
+            return []
+        return [
+            Candidate(
+                foundation=candidate_foundation("srflx", "udp", base.host),
+                component=base.component,
+                transport="udp",
+                priority=candidate_priority(base.component, "srflx"),
+                host=self._advertise,
+                port=base.port,
+                type="srflx",
+                related_address=base.host,
+                related_port=base.port,
+            )
+        ]
 
 
 def prefer(transceiver: RTCRtpTransceiver, *names: str) -> None:

@@ -17,6 +17,8 @@ def serve(argv: list[str]) -> int:
     parser.add_argument("--port", type=int, help="TCP port; default: 8080")
     parser.add_argument("--profile", choices=list(PROFILES), help="default: embedded")
     parser.add_argument("--max-sessions", type=int, help="calls at once; default: one a core")
+    parser.add_argument("--advertise", metavar="ADDRESS", help="public address of this machine, where 1:1 NAT hides it")
+    parser.add_argument("--udp-ports", metavar="FIRST-LAST", help="ports for sound and pictures; default: any")
     parser.add_argument("--log-level", choices=["debug", "info", "warning", "error"], help="default: info")
     given = {name: value for name, value in vars(parser.parse_args(argv)).items() if value is not None}
     try:

@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Any
 
 import numpy as np
-from aiortc import MediaStreamTrack, RTCIceServer, RTCSessionDescription
+from aiortc import MediaStreamTrack, RTCSessionDescription
 from av.packet import Packet
 
 from engines.types import Identity, KDTalkerError
@@ -23,6 +23,7 @@ from server import aiortc_door as door
 from server.batcher import Batcher
 from server.clock import SessionClock
 from server.encode import SpeechEncoder, VideoEncoder
+from server.ice import PortsExhaustedError, network
 from server.metrics import CallMetrics, Metrics
 from server.settings import Settings
 from server.tracks import AvatarAudioTrack, AvatarVideoTrack, MicrophoneReader, UnheardSound
@@ -70,8 +71,7 @@ class Session:
         self._last_voice = self._last_picture = time.monotonic()
 
     async def __aenter__(self) -> Session:
-        servers = [RTCIceServer(s.urls, s.username, s.credential) for s in self._settings.ice_servers]
-        self._peer = door.peer_connection(servers)
+        self._peer = door.peer_connection(network(self._settings))
         self._microphone = MicrophoneReader()
         self._voice = AvatarAudioTrack(self.metrics)
         self._picture = AvatarVideoTrack(self.metrics)
@@ -107,6 +107,8 @@ class Session:
         try:
             await self._peer.setRemoteDescription(RTCSessionDescription(offer, "offer"))
             await self._peer.setLocalDescription(await self._peer.createAnswer())
+        except PortsExhaustedError:
+            raise
         except Exception as error:  # aiortc raises whatever the part of the SDP happens to trip over
             logger.info("session %s: offer refused", self.id, exc_info=True)
             raise OfferError(

@@ -8,9 +8,19 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Annotated, Self
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import (
+    AliasChoices,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    IPvAnyAddress,
+    SecretStr,
+    model_validator,
+)
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from engines.cache import cache_folder
 
@@ -23,6 +33,19 @@ class IceServer(BaseModel):
     urls: list[str]
     username: str | None = None
     credential: str | None = None
+
+
+def _ports(given: object) -> object:
+    """`50000-50099` -> (50000, 50099)."""
+    if isinstance(given, str):
+        first, dash, last = given.partition("-")
+        if not (dash and first.strip().isdecimal() and last.strip().isdecimal()):
+            raise ValueError("write a range as in 50000-50099")
+        return int(first), int(last)
+    return given
+
+
+Port = Annotated[int, Field(ge=1, le=65535)]
 
 
 class Settings(BaseSettings):
@@ -48,6 +71,16 @@ class Settings(BaseSettings):
 
     ice_servers: tuple[IceServer, ...] = ()
     """STUN and TURN servers for both ends, as JSON; none by default, and never a third party's."""
+    turn_urls: tuple[str, ...] = ()
+    turn_secret: SecretStr | None = None
+    """coturn's `static-auth-secret`: every call gets TURN credentials of its own, which expire."""
+    turn_lifetime: float = Field(4 * 3600.0, ge=60)
+    relay_only: bool = False
+    """Let this end use no way but TURN."""
+    udp_ports: Annotated[tuple[Port, Port] | None, NoDecode, BeforeValidator(_ports)] = None
+    """First and last UDP port for sound and pictures, written `50000-50099`; any port by default."""
+    advertise: IPvAnyAddress | None = None
+    """The public address of a machine behind 1:1 NAT."""
     connect_timeout: float = Field(20.0, gt=0)
     lost_after: float = Field(10.0, gt=0)
     """A peer that sends nothing at all (not even receiver reports) for this long is gone."""
@@ -58,3 +91,11 @@ class Settings(BaseSettings):
     max_offer: int = 65_536
     max_photo: int = 20 * 1024 * 1024
     max_avatars: int = Field(200, ge=1)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.turn_urls and self.turn_secret is None:
+            raise ValueError("turn_urls needs turn_secret, coturn's static-auth-secret")
+        if self.udp_ports and self.udp_ports[0] > self.udp_ports[1]:
+            raise ValueError("udp_ports: the first port must not be above the last")
+        return self

@@ -15,6 +15,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.datastructures import UploadFile
 from starlette.types import Message
 
+from server import ice
 from server.avatars import Avatar, EnrolmentBusyError
 from server.house import House
 from server.problems import ProblemError, not_now
@@ -52,6 +53,8 @@ def router(house: House) -> APIRouter:
             session, answer = await reception.admit(offer, chosen.id, chosen.identity)
         except FullHouseError:
             raise not_now("All places are taken; try again soon.", settings.retry_after) from None
+        except ice.PortsExhaustedError:
+            raise not_now("All of the server's UDP ports are in use; try again soon.", settings.retry_after) from None
         headers = {"Location": f"/sessions/{session.id}", **NO_STORE}
         return Response(answer, 201, headers, media_type=SDP)
 
@@ -68,7 +71,7 @@ def router(house: House) -> APIRouter:
 
     @routes.get("/ice-servers")
     async def ice_servers() -> JSONResponse:
-        servers = [server.model_dump(exclude_none=True) for server in settings.ice_servers]
+        servers = [server.model_dump(exclude_none=True) for server in ice.ice_servers(settings)]
         return JSONResponse({"iceServers": servers}, headers=NO_STORE)
 
     @routes.get("/avatars")

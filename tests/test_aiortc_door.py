@@ -14,6 +14,7 @@ from aiortc.rtp import RTCP_PSFB_APP, RtcpPsfbPacket, RtpPacket, pack_remb_fci
 from benchmarks.peer import Voice, connect
 from server import aiortc_door as door
 from server.encode import SpeechEncoder, VideoEncoder
+from server.ice import Network
 from server.metrics import CallMetrics, Metrics
 from server.tracks import AvatarAudioTrack, AvatarVideoTrack
 
@@ -21,7 +22,7 @@ from server.tracks import AvatarAudioTrack, AvatarVideoTrack
 @pytest.fixture
 async def peers() -> AsyncIterator[tuple[RTCPeerConnection, RTCPeerConnection]]:
     """(a browser's end, the server's end), closed afterwards."""
-    ends = RTCPeerConnection(RTCConfiguration(iceServers=[])), door.peer_connection([])
+    ends = RTCPeerConnection(RTCConfiguration(iceServers=[])), door.peer_connection(Network())
     yield ends
     for end in ends:
         await end.close()
@@ -34,7 +35,7 @@ async def until(condition: Callable[[], bool], within: float = 5) -> None:
 
 
 async def test_no_foreign_server_is_asked() -> None:
-    ours, default = door.peer_connection([]), RTCPeerConnection()
+    ours, default = door.peer_connection(Network()), RTCPeerConnection()
     try:
         for connection in (ours, default):
             connection.addTransceiver("audio")
@@ -184,7 +185,7 @@ def test_candidates_with_local_names_are_left_out() -> None:
 
 
 async def test_any_text_is_an_offer_or_a_value_error() -> None:
-    connection = door.peer_connection([])
+    connection = door.peer_connection(Network())
     connection.addTransceiver("audio")
     connection.addTransceiver("video")
     await connection.setLocalDescription(await connection.createOffer())

@@ -44,3 +44,23 @@ def test_what_makes_no_sense_is_refused(wrong: dict[str, object]) -> None:
 def test_settings_do_not_change() -> None:
     with pytest.raises(ValidationError):
         Settings().port = 1  # type: ignore[misc]
+
+
+def test_a_range_of_ports_is_written_with_a_dash(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KDTALKER_UDP_PORTS", "50000-50099")
+    assert Settings().udp_ports == (50_000, 50_099)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"udp_ports": "50000"},
+        {"udp_ports": "50099-50000"},
+        {"udp_ports": "0-9"},
+        {"turn_urls": ("turn:a",)},
+        {"advertise": "me"},
+    ],
+)
+def test_a_network_that_cannot_be_is_refused(wrong: dict[str, object]) -> None:
+    with pytest.raises(ValidationError):
+        Settings(**wrong)

@@ -13,6 +13,7 @@ from av.packet import Packet
 
 from benchmarks.peer import Voice, connect
 from server import aiortc_door as door
+from server.ice import Network
 from server.metrics import CallMetrics, Metrics
 from server.tracks import BACKLOG, UNHEARD, AvatarAudioTrack, AvatarVideoTrack, MicrophoneReader, UnheardSound
 
@@ -74,7 +75,7 @@ async def test_what_nobody_asks_for_is_bounded_and_counted(metrics: CallMetrics)
 async def test_a_microphone_becomes_ticks_of_its_sound() -> None:
     time_axis = np.arange(48_000 * 3) / 48_000
     sent = (9000 * np.sin(2 * np.pi * (300 + 200 * time_axis) * time_axis)).astype(np.int16)
-    browser, server = RTCPeerConnection(RTCConfiguration(iceServers=[])), door.peer_connection([])
+    browser, server = RTCPeerConnection(RTCConfiguration(iceServers=[])), door.peer_connection(Network())
     voice = Voice(sent)
     browser.addTransceiver(voice, direction="sendonly")
     receiving = server.addTransceiver("audio", direction="recvonly")
