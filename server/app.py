@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
@@ -13,7 +15,8 @@ from starlette.datastructures import MutableHeaders
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from server import problems, signalling
+from engines.types import KDTalkerError
+from server import problems, signalling, tls
 from server.house import House
 from server.settings import Settings
 
@@ -80,10 +83,29 @@ def create_app(settings: Settings) -> FastAPI:
     return app
 
 
+def _certificate(settings: Settings) -> dict[str, Any]:
+    """uvicorn's options for HTTPS, none without; raises KDTalkerError for files that cannot be used."""
+    chain, key = settings.tls_cert, settings.tls_key
+    if settings.self_signed:
+        made = tls.self_made(
+            settings.cache / "tls", tls.own_names(settings.host, str(settings.advertise) if settings.advertise else "")
+        )
+        logger.info("self-made certificate, SHA-256 fingerprint %s", made.fingerprint)
+        chain, key = made.chain, made.key
+    if chain is None or key is None:
+        return {}
+    try:
+        ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(chain, key)
+    except OSError as error:  # an SSLError is one
+        raise KDTalkerError(f"{chain} and {key} are no certificate and its key: {error}") from error
+    return {"ssl_certfile": chain, "ssl_keyfile": key}
+
+
 def serve(settings: Settings) -> None:
     """Serve until SIGINT or SIGTERM, then end every call; raises what kept the engines from opening."""
     logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)-7s %(name)s: %(message)s")
     logging.getLogger("aioice").setLevel(logging.WARNING)
+    certificate = _certificate(settings)
     app = create_app(settings)
     house: House = app.state.house
     config = uvicorn.Config(
@@ -93,12 +115,13 @@ def serve(settings: Settings) -> None:
         log_config=None,
         access_log=False,
         server_header=False,
+        **certificate,
         timeout_graceful_shutdown=DRAIN,
     )
     server = uvicorn.Server(config)
 
     def ready() -> None:
-        logger.info("ready: http://%s:%d", settings.host, settings.port)
+        logger.info("ready: %s://%s:%d", "https" if certificate else "http", settings.host, settings.port)
 
     def give_up() -> None:
         server.should_exit = True

@@ -59,6 +59,12 @@ class Settings(BaseSettings):
     profile: str = "embedded"
     cache: Path = Field(default_factory=cache_folder)
 
+    tls_cert: Path | None = None
+    """PEM file with the certificate and its chain; `tls_key` is its key."""
+    tls_key: Path | None = None
+    self_signed: bool = False
+    """HTTPS with a certificate made here, and kept in the cache."""
+
     workers: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1)
     max_sessions: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1)
     retry_after: int = Field(10, ge=1)
@@ -94,6 +100,8 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
+        if (self.tls_cert is None) != (self.tls_key is None) or (self.tls_cert and self.self_signed):
+            raise ValueError("HTTPS takes tls_cert and tls_key together, or self_signed instead of both")
         if self.turn_urls and self.turn_secret is None:
             raise ValueError("turn_urls needs turn_secret, coturn's static-auth-secret")
         if self.udp_ports and self.udp_ports[0] > self.udp_ports[1]:

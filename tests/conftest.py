@@ -83,11 +83,13 @@ def start_server(folder: Path, **settings: object) -> LiveServer:
     command = [sys.executable, "-m", "kdtalker", "serve", "--host", "127.0.0.1", "--port", str(port)]
     with log.open("wb") as out:
         process = subprocess.Popen(command, cwd=REPOSITORY, env=environment, stdout=out, stderr=out)
-    server = LiveServer(f"http://127.0.0.1:{port}", process, log)
+    scheme = "https" if {"self_signed", "tls_cert"} & settings.keys() else "http"
+    server = LiveServer(f"{scheme}://127.0.0.1:{port}", process, log)
     deadline = time.monotonic() + START
     while time.monotonic() < deadline and process.poll() is None:
         try:
-            if httpx.get(f"{server.url}/readyz").status_code == 200:
+            # whose certificate it is does not matter here
+            if httpx.get(f"{server.url}/readyz", verify=False).status_code == 200:
                 return server
         except httpx.TransportError:
             pass
