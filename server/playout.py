@@ -1,12 +1,14 @@
 """The playout buffer of one microphone: sound placed by RTP timestamp, read by the server's clock.
 
-It owns the delay that absorbs the network's jitter (20 ms on a clean line, at most 300 ms), conceals holes
-and absorbs clocks that run up to 0.5 % fast or slow. No asyncio and no clock of its own: time is an
+It owns the delay that absorbs the network's jitter (2 ms on a clean line, at most 300 ms), conceals holes and
+absorbs clocks that run up to 0.5 % fast or slow. Ticks end where packets end, so that reading waits for the
+packets that are needed at a cut and for no part of another. No asyncio and no clock of its own: time is an
 argument, in monotonic seconds. Positions are 48 kHz samples on the sender's timeline.
 """
 
 from __future__ import annotations
 
+import math
 from collections import Counter, deque
 from dataclasses import dataclass
 
@@ -17,12 +19,14 @@ from engines.types import PLAYBACK_RATE, PLAYBACK_SAMPLES, FloatArray
 from server.sound import LONGEST_LAG, Concealer, best_splice, splice, stretch
 
 MS = PLAYBACK_RATE // 1000
-SMALLEST, LARGEST = 20 * MS, 300 * MS  # of the playout delay
+LARGEST = 300 * MS  # of the playout delay
 CAPACITY = 2 * PLAYBACK_RATE
 WINDOW = 4.0  # seconds of arrivals that the delay is chosen from
-QUANTILE = 0.98  # of arrivals that the delay waits for; rarer stragglers are concealed
-MARGIN = 2 * MS  # over that quantile: the event loop's own wake-ups
-DEAD_ZONE = 3 * MS  # errors of the delay that are left alone
+USUAL, RARE = 0.5, 0.99  # quantiles of arrivals: most packets, and stragglers that the delay still waits for
+TAIL = 0.4  # of the distance between the two is waited for too; what comes even later is concealed
+MARGIN = 2 * MS  # on top: the event loop's own wake-ups
+DEAD_ZONE = 3 * MS  # a packet that could be read this much earlier is worth a change of the delay
+LEAD = 0.006  # seconds from a packet's usual arrival to the best moment of a cut: jitter may grow a little
 DRIFT_LIMIT = 9  # samples of 1920 that a tick may be stretched by: 0.47 %
 SPLICE_FROM = 12 * MS  # errors above this are cut out or filled in, a pitch period at a time
 
@@ -48,6 +52,7 @@ class Playout:
         self._have: NDArray[np.bool_] = np.zeros(CAPACITY, np.bool_)
         self._concealer = Concealer()
         self._read: int | None = None  # next position to be read; None before the first tick with sound
+        self._plan: int | None = None  # where the tick should end that was read last
         self._end = 0  # one past the newest position received
         self._waited = 0  # samples concealed since reading stood still
         self.delay = 0.0  # seconds that reading stayed behind the earliest possible arrival at the last tick
@@ -76,8 +81,7 @@ class Playout:
         """The sound of the tick that is cut at `now`."""
         if not self._arrivals:
             return Taken(self._concealer.silence(PLAYBACK_SAMPLES), None)
-        newest, target = self._look(now)
-        ideal = round(newest - target) - PLAYBACK_SAMPLES
+        newest, ideal = self._look(now)
         if self._read is None or ideal - self._read > LARGEST:
             self._jump(ideal)
         self._skip_what_was_waited_for()
@@ -87,22 +91,39 @@ class Playout:
             sound = self._shorten()
         elif error < -SPLICE_FROM and self._whole(PLAYBACK_SAMPLES):
             sound = self._lengthen()
-        elif self._end < first + PLAYBACK_SAMPLES + DRIFT_LIMIT:
-            sound = self._wait(patience=LARGEST - round(error + target))
+        elif self._end < first + (count := PLAYBACK_SAMPLES + _drift(error)):
+            sound = self._wait(patience=LARGEST - round(newest) + PLAYBACK_SAMPLES + first)
         else:
-            sound = stretch(self._consume(PLAYBACK_SAMPLES + _drift(error)), PLAYBACK_SAMPLES)
+            sound = stretch(self._consume(count), PLAYBACK_SAMPLES)
         self.delay = (newest - self._read) / PLAYBACK_RATE
         return Taken(sound, self._arrival_of(first))
 
-    def _look(self, now: float) -> tuple[float, float]:
-        """The position that a packet of the shortest travel ends at when it arrives `now`, and the delay to
-        aim at, in samples behind that position.
+    def best_cut(self) -> float:
+        """A moment to cut at, now or soon: every 20 ms from then on the packets of a tick have just come."""
+        travel = max(moment - end / PLAYBACK_RATE for moment, _, end in self._arrivals)
+        return travel + self._end / PLAYBACK_RATE + LEAD
+
+    def _look(self, now: float) -> tuple[float, int]:
+        """The position that a packet of the shortest travel ends at when it arrives `now`, and the position to
+        read the next tick from.
         """
         travel = np.array([moment * PLAYBACK_RATE - end for moment, _, end in self._arrivals])  # up to a constant
-        shortest = float(travel.min())
+        usual, rare = np.quantile(travel, (USUAL, RARE)).tolist()
+        there = now * PLAYBACK_RATE - (rare + TAIL * (rare - usual) + MARGIN)  # what ends here has come
         _, first, end = self._arrivals[-1]
-        waiting = float(np.quantile(travel, QUANTILE)) - shortest + MARGIN
-        return now * PLAYBACK_RATE - shortest, min(waiting + max(end - first, SMALLEST), LARGEST)
+        length = end - first
+        if PLAYBACK_SAMPLES % length:  # ticks end anywhere in a packet
+            step, there = 1, there - length
+        else:
+            step = length
+        plan = round(there) if self._plan is None else self._plan + PLAYBACK_SAMPLES
+        plan -= (plan - end) % step
+        room = there - plan
+        if not 0 <= room < step + DEAD_ZONE:
+            plan += step * math.floor(room / step)
+        newest = now * PLAYBACK_RATE - float(travel.min())
+        self._plan = max(plan, round(newest) - LARGEST)
+        return newest, self._plan - PLAYBACK_SAMPLES
 
     def _arrival_of(self, position: int) -> float | None:
         return next((moment for moment, first, end in self._arrivals if first <= position < end), None)
@@ -176,13 +197,11 @@ class Playout:
         self.counts["restarts"] += 1
         self._arrivals.clear()
         self._have[:] = False
-        self._read = None
+        self._read = self._plan = None
         self._waited = 0
         self._concealer.break_off()
 
 
 def _drift(error: int) -> int:
-    """Samples to read more (positive) or fewer in one tick: about 1 % of the error, at least one."""
-    if abs(error) <= DEAD_ZONE:
-        return 0
-    return int(np.clip(error // 100 or 1, -DRIFT_LIMIT, DRIFT_LIMIT))
+    """Samples to read more (positive) or fewer in one tick."""
+    return max(-DRIFT_LIMIT, min(error, DRIFT_LIMIT))

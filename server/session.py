@@ -10,6 +10,7 @@ import asyncio
 import logging
 import math
 import time
+from contextlib import suppress
 from enum import StrEnum
 from types import TracebackType
 from typing import Any
@@ -31,6 +32,7 @@ from server.tracks import AvatarAudioTrack, AvatarVideoTrack, MicrophoneReader, 
 TOLERATED = 0.020  # seconds past due that a picture is still worth showing
 FROZEN = 0.2  # seconds without a picture after which a late one is better than none
 VOICE = 0.01  # level (RMS) that counts as somebody speaking
+FIRST_SOUND = 0.3  # seconds that a call's beginning waits for its microphone
 CLOSE_PATIENCE = 5.0
 
 logger = logging.getLogger(__name__)
@@ -188,7 +190,7 @@ class Session:
         except TimeoutError:
             self.end("never connected")
             return
-        self._clock = clock = SessionClock(time.monotonic(), self._delay)
+        self._clock = clock = SessionClock(await self._origin(), self._delay)
         self.state = State.LIVE
         self.metrics.begin()
         workers = [
@@ -200,6 +202,14 @@ class Session:
         finally:
             for worker in workers:
                 worker.cancel()
+
+    async def _origin(self) -> float:
+        """When to begin: now, or where cuts come just after the microphone's packets if there are some soon."""
+        if self._remote is not None:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(FIRST_SOUND):
+                    return await self._microphone.best_cut()
+        return time.monotonic()
 
     async def _hear(self, clock: SessionClock) -> None:
         """Cut the sound into ticks: back to the listener, and on to the engines."""

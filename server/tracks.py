@@ -25,6 +25,7 @@ from server.sound import Decimator
 
 SCALE = np.float32(1 / 32768)
 PACKET_SECONDS = TICK_SECONDS / 2
+FIRST_PACKETS = 3  # that tell when the next ones will come
 UNHEARD = 250  # ticks of sound that wait for the engines
 BACKLOG = 50  # ticks that a track keeps for a sender that does not ask for them
 
@@ -40,6 +41,12 @@ class MicrophoneReader:
         self.frames = 0
         self._now = now
         self._decimator = Decimator()
+        self._regular = asyncio.Event()
+
+    async def best_cut(self) -> float:
+        """When to cut, once the first packets have come; see `Playout.best_cut`."""
+        await self._regular.wait()
+        return self.playout.best_cut()
 
     async def read(self, track: MediaStreamTrack) -> None:
         """Fill the playout buffer until the track ends."""
@@ -51,6 +58,8 @@ class MicrophoneReader:
             if isinstance(frame, av.AudioFrame) and frame.pts is not None:
                 self.frames += 1
                 self.playout.put(frame.pts, mono(frame), self._now())
+                if self.frames == FIRST_PACKETS:
+                    self._regular.set()
 
     def take(self, tick: int, now: float) -> tuple[SpeechTick, float | None]:
         """The tick cut at `now`, and when its first sample arrived (None for silence)."""
