@@ -138,19 +138,25 @@ def _numbers(text: str) -> list[int]:
 def build(argv: list[str]) -> int:
     """TensorRT engines from exported files."""
     parser = argparse.ArgumentParser(prog="kdtalker build", description=build.__doc__)
-    parser.add_argument("folder", type=Path, metavar="DIR", help="folder of ONNX files from `kdtalker export`")
+    parser.add_argument("source", type=Path, metavar="DIR|FILE", help="ONNX files of `kdtalker export`, or one of them")
     parser.add_argument("--precision", choices=["float16", "float32"], default="float16", help="(default: float16)")
     parser.add_argument("--batches", type=_numbers, default=[1, 2, 4, 8], help="(default: 1,2,4,8)")
     parser.add_argument("--identities", type=int, default=16, metavar="N", help="photos in the renderer's tables (16)")
     parser.add_argument("--version-compatible", action="store_true", help="later TensorRT versions may load it; slower")
     parser.add_argument("--hardware-compatible", action="store_true", help="Ampere and later GPUs may load it; slower")
-    parser.add_argument("--refit", action="store_true", help="weights can be exchanged without building again")
+    parser.add_argument("--refit", action="store_true", help="weights can be exchanged without building again; slower")
+    parser.add_argument("--refit-from", type=Path, metavar="ENGINE", help="no build: give this engine, built with "
+        "--refit, the weights of an ONNX file of the same graph")  # fmt: skip
     options = parser.parse_args(argv)
 
     from engines.runtime.tensorrt import this_target
-    from export import to_tensorrt
+    from export import refit, to_tensorrt
 
     target = this_target()
+    if options.refit_from:
+        place = refit.refit(options.refit_from, refit.choose_file(options.refit_from, options.source), target)
+        print(f"{place}: {options.refit_from.name} with other weights")
+        return 0
     chosen = to_tensorrt.BuildOptions(
         tuple(sorted(options.batches)),
         options.identities,
@@ -158,7 +164,7 @@ def build(argv: list[str]) -> int:
         options.hardware_compatible,
         options.refit,
     )
-    for path in to_tensorrt.choose_files(options.folder, options.precision):
+    for path in to_tensorrt.choose_files(options.source, options.precision):
         place, built = to_tensorrt.build(path, target, chosen)
         if not built:
             print(f"{place.name}: there already, for the same file, TensorRT, GPU, precision and shapes")

@@ -162,3 +162,22 @@ def share_initializers(model: onnx.ModelProto) -> None:
 def source_hash() -> str:
     """SHA-256 over the network sources that graphs are made from."""
     return hashlib.sha256(b"".join(path.read_bytes() for path in sorted(NETWORKS.glob("*.py")))).hexdigest()
+
+
+def graph_hash(model: onnx.ModelProto) -> str:
+    """SHA-256 of a graph without its weights: two files that share it differ in float values alone."""
+    bare = onnx.GraphProto()
+    bare.CopyFrom(model.graph)
+    for tensor in bare.initializer:
+        _forget(tensor)
+    for node in bare.node:
+        for attribute in node.attribute:
+            if attribute.HasField("t"):
+                _forget(attribute.t)
+    return hashlib.sha256(bare.SerializeToString(deterministic=True)).hexdigest()
+
+
+def _forget(tensor: onnx.TensorProto) -> None:
+    if tensor.data_type in (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16):
+        for values in ("raw_data", "float_data", "int32_data"):
+            tensor.ClearField(values)

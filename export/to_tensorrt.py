@@ -8,22 +8,26 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, SupportsInt, cast
 
 import onnx
 
 from engines.runtime.base import BATCH, TensorSpec, fact, stated_specs
-from engines.runtime.engine_file import BATCHES, EngineFacts, Target, file_hash, read_engine, read_facts, write_engine
+from engines.runtime.engine_file import BATCHES, EngineFacts, Target, file_hash, read_facts, write_engine
 from engines.types import KDTalkerError, WeightsError
 from export.examples import IDENTITIES
+from export.onnx_file import graph_hash
 
 if TYPE_CHECKING:
     import tensorrt
 
 TABLE_ROWS = 16  # photos an engine's tables hold
 NATIVE_FROM = (11, 2)  # the first version with a 5-D GridSample
+# Refittable engines of this version may lose a bias (release notes of 11.3.0).
+REFIT_BROKEN = (11, 3)
+REFIT_FROM = (10, 14)  # the first whose engines can be refitted more than once
 Say = Callable[[str], None]
 
 
@@ -53,11 +57,13 @@ def facts_for(path: Path, target: Target, options: BuildOptions) -> EngineFacts:
         raise WeightsError(
             f"{path.name} states no inputs, so it is not from `kdtalker export`; write it again with it."
         )
-    if fact(metadata, "sampling") == "native" and _version(target.tensorrt) < NATIVE_FROM:
+    if fact(metadata, "sampling") == "native" and version_numbers(target.tensorrt) < NATIVE_FROM:
         raise KDTalkerError(
             f"{path.name} uses 5-D GridSample, which TensorRT {target.tensorrt} cannot read (11.2 and later can); "
             "export it with `--target any`."
         )
+    if options.refit:
+        check_refit(target)
     words = {size for spec in specs for size in spec.shape if isinstance(size, str)} - {BATCH}
     return EngineFacts(
         file_hash(path),
@@ -69,7 +75,18 @@ def facts_for(path: Path, target: Target, options: BuildOptions) -> EngineFacts:
         options.hardware_compatible,
         options.refit,
         metadata,
+        graph_hash(model),
     )
+
+
+def check_refit(target: Target) -> None:
+    """Raises KDTalkerError where engines of this TensorRT cannot be refitted."""
+    version = version_numbers(target.tensorrt)
+    if version == REFIT_BROKEN or version < REFIT_FROM:
+        raise KDTalkerError(
+            f"TensorRT {target.tensorrt} cannot refit engines reliably (10.14 and later can, except 11.3); build "
+            "without `--refit`."
+        )
 
 
 def engine_path(path: Path, facts: EngineFacts) -> Path:
@@ -98,8 +115,21 @@ def build(path: Path, target: Target, options: BuildOptions, say: Say = print) -
     began = time.perf_counter()
     plan = serialized(path, facts, path.parent / timing_cache_name(target), say)
     write_engine(place, facts, plan)
+    remove_outdated(path, facts, say)
     say(f"{place.name}: {place.stat().st_size / 1e6:.0f} MB, built in {time.perf_counter() - began:.0f} s")
     return place, True
+
+
+def remove_outdated(path: Path, facts: EngineFacts, say: Say) -> None:
+    """Drop the engines that were built for this machine from what the ONNX file held before."""
+    for old in path.parent.glob(f"{path.stem}.*.engine"):
+        try:
+            theirs = read_facts(old)
+        except WeightsError:
+            continue
+        if theirs.target == facts.target and theirs.onnx_sha256 != facts.onnx_sha256:
+            old.unlink()
+            say(f"{old.name}: of an older {path.name}, removed")
 
 
 def serialized(path: Path, facts: EngineFacts, timing: Path, say: Say) -> bytes:
@@ -123,48 +153,32 @@ def serialized(path: Path, facts: EngineFacts, timing: Path, say: Say) -> bytes:
             profile.set_shape(name, dims, dims, dims)
         config.add_optimization_profile(profile)
     config.progress_monitor = progress_monitor(path.stem, say)
-    cache = config.create_timing_cache(read_timing(timing))
-    config.set_timing_cache(cache, False)
+    if not config.set_timing_cache(config.create_timing_cache(read_timing(timing)), False):
+        say(f"{timing.name} is of another TensorRT or GPU; timings are taken anew")
+        config.set_timing_cache(config.create_timing_cache(b""), False)
     plan: tensorrt.IHostMemory | None = builder.build_serialized_network(network, config)
     if plan is None:
         raise KDTalkerError(f"TensorRT {facts.target.tensorrt} could not build {path.name}; its log above says why.")
-    write_timing(timing, _bytes(config.get_timing_cache().serialize()))
-    return _bytes(plan)
+    write_timing(timing, content(config.get_timing_cache().serialize()))
+    return content(plan)
 
 
-def _bytes(memory: tensorrt.IHostMemory) -> bytes:
+def content(memory: tensorrt.IHostMemory) -> bytes:
     return bytes(cast(bytes, memory))  # it has the buffer protocol, which the bindings do not state
 
 
 def set_flags(config: tensorrt.IBuilderConfig, facts: EngineFacts) -> None:
     import tensorrt as trt
 
+    # On by default even in strongly typed networks, and 11 bits of mantissa: what is float32 here is so for precision.
+    config.clear_flag(trt.BuilderFlag.TF32)
     if facts.version_compatible:
         config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
     if facts.hardware_compatible:
         config.hardware_compatibility_level = trt.HardwareCompatibilityLevel.AMPERE_PLUS
     if facts.refit:
-        # All weights, of the same shapes; the plain REFIT of 11.3 loses a bias.
-        config.set_flag(trt.BuilderFlag.REFIT_IDENTICAL)
-
-
-def refit(place: Path, path: Path, target: Target) -> Path:
-    """The weights of the ONNX file `path` into the refittable engine `place` -> the engine of that file."""
-    import tensorrt as trt
-
-    facts, plan = read_engine(place, target)
-    if not facts.refit:
-        raise KDTalkerError(f"{place.name} was not built to be refitted; build it with `kdtalker build --refit`.")
-    logger = trt.Logger(trt.Logger.WARNING)
-    engine = trt.Runtime(logger).deserialize_cuda_engine(plan)
-    refitter = trt.Refitter(engine, logger)
-    parser = trt.OnnxParserRefitter(refitter, logger)
-    if not parser.refit_from_file(str(path)) or not refitter.refit_cuda_engine():
-        raise KDTalkerError(f"{path.name} has other tensors than {place.name}; build its own engine.")
-    renewed = replace(facts, onnx_sha256=file_hash(path))
-    target_path = engine_path(path, renewed)
-    write_engine(target_path, renewed, _bytes(engine.serialize()))
-    return target_path
+        # REFIT_IDENTICAL would be faster, but leaves undefined what weights other than those built with give.
+        config.set_flag(trt.BuilderFlag.REFIT)
 
 
 def progress_monitor(network: str, say: Say) -> tensorrt.IProgressMonitor:
@@ -222,14 +236,16 @@ def read_timing(path: Path) -> bytes:
     return path.read_bytes() if path.is_file() else b""
 
 
-def write_timing(path: Path, content: bytes | memoryview) -> None:
+def write_timing(path: Path, timings: bytes) -> None:
     draft = path.with_name(f".{path.name}.partial")
-    draft.write_bytes(content)
+    draft.write_bytes(timings)
     draft.replace(path)
 
 
 def choose_files(folder: Path, precision: str) -> list[Path]:
-    """The ONNX files of a folder to build: float16 twins where there are, else (or if asked) float32."""
+    """The ONNX files of a folder to build: float16 twins where there are, else (or if asked) float32; or one file."""
+    if folder.is_file():
+        return [folder]
     plain = [path for path in sorted(folder.glob("*.onnx")) if not path.stem.endswith(".float16")]
     chosen = []
     for path in plain:
@@ -240,5 +256,5 @@ def choose_files(folder: Path, precision: str) -> list[Path]:
     return chosen
 
 
-def _version(text: str) -> tuple[int, ...]:
+def version_numbers(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in text.split(".")[:2])

@@ -25,9 +25,9 @@ from engines.runtime.engine_file import (  # noqa: E402
     read_facts,
     write_engine,
 )
-from engines.runtime.opening import open_engine  # noqa: E402
+from engines.runtime.opening import open_engine, source_of  # noqa: E402
 from engines.types import EngineError, KDTalkerError, WeightsError  # noqa: E402
-from export import to_onnx, to_tensorrt  # noqa: E402
+from export import refit, to_onnx, to_tensorrt  # noqa: E402
 from export.cli import build as build_command  # noqa: E402
 from export.graphs import window_graph  # noqa: E402
 from export.to_tensorrt import BuildOptions, Progress  # noqa: E402
@@ -39,10 +39,14 @@ FACTS = EngineFacts("ab" * 32, HERE, "float16", BATCHES, {"identities": 16}, met
 
 @pytest.fixture(scope="module")
 def window(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(0)
+    return written(tmp_path_factory.mktemp("onnx"))
+
+
+def written(folder: Path, seed: int = 0, steps: int = 2) -> Path:
+    """A small window's float16 file, its weights by `seed`."""
+    torch.manual_seed(seed)
     config = DenoiserConfig(width=24, layers=1, heads=2, time_width=8, audio_width=8, rotary=4)
-    graph = window_graph(Ddim(Denoiser(config).eval(), DdimConfig(steps=2, guided=True)), 5)
-    folder = tmp_path_factory.mktemp("onnx")
+    graph = window_graph(Ddim(Denoiser(config).eval(), DdimConfig(steps=steps, guided=True)), 5)
     return to_onnx.export_graph(graph, folder, {"profile": "test"}, (1,), halves=True, say=lambda _: None)[1]
 
 
@@ -205,14 +209,15 @@ def test_timings_are_kept_for_one_version_and_gpu(tmp_path: Path) -> None:
 class StandIn(ModuleType):
     """Records the build's calls; `plan` is what it gives, None where TensorRT fails."""
 
-    def __init__(self, plan: bytes | None = b"plan", readable: bool = True) -> None:
+    def __init__(self, plan: bytes | None = b"plan", readable: bool = True, missing: tuple[str, ...] = ()) -> None:
         super().__init__("tensorrt")
         calls: list[tuple[Any, ...]] = []
         self.calls, self.__version__ = calls, HERE.tensorrt
         self.Logger = type("Logger", (), {"WARNING": 2, "__init__": lambda _, level: None})
         self.Dims = tuple
         self.NetworkDefinitionCreationFlag = SimpleNamespace(STRONGLY_TYPED=1)
-        self.BuilderFlag = SimpleNamespace(VERSION_COMPATIBLE="version", REFIT_IDENTICAL="refit")
+        self.BuilderFlag = SimpleNamespace(VERSION_COMPATIBLE="version", REFIT="refit", TF32="tf32")
+        self.SerializationFlag = SimpleNamespace(INCLUDE_REFIT="refittable")
         self.HardwareCompatibilityLevel = SimpleNamespace(AMPERE_PLUS="ampere+")
         self.IProgressMonitor = type("IProgressMonitor", (), {})
 
@@ -228,17 +233,20 @@ class StandIn(ModuleType):
             def set_flag(self, flag: str) -> None:
                 calls.append(("flag", flag))
 
+            def clear_flag(self, flag: str) -> None:
+                calls.append(("clear", flag))
+
             def add_optimization_profile(self, profile: Profile) -> int:
                 calls.append(("profile",))
                 return 0
 
             def create_timing_cache(self, blob: bytes) -> Any:
                 calls.append(("timings", blob))
-                return SimpleNamespace(serialize=lambda: b"measured")
+                return SimpleNamespace(blob=blob, serialize=lambda: b"measured")
 
             def set_timing_cache(self, cache: Any, ignore_mismatch: bool) -> bool:
                 self.cache = cache
-                return True
+                return cache.blob != b"of another GPU"
 
             def get_timing_cache(self) -> Any:
                 return self.cache
@@ -275,7 +283,43 @@ class StandIn(ModuleType):
             def get_error(self, index: int) -> Any:
                 return SimpleNamespace(desc=lambda: "no importer for GridSample")
 
+        class Serialization:
+            def set_flag(self, flag: str) -> bool:
+                calls.append(("serialization", flag))
+                return True
+
+        class Engine:
+            def create_serialization_config(self) -> Serialization:
+                return Serialization()
+
+            def serialize_with_config(self, config: Serialization) -> bytes:
+                return b"plan with other weights"
+
+        class Runtime:
+            engine_host_code_allowed = False
+
+            def __init__(self, logger: Any) -> None: ...
+
+            def deserialize_cuda_engine(self, plan: bytes) -> Engine | None:
+                calls.append(("deserialize", plan, self.engine_host_code_allowed))
+                return Engine()
+
+        class Refitter:
+            def __init__(self, engine: Engine, logger: Any) -> None: ...
+
+            def get_missing_weights(self) -> list[str]:
+                return list(missing)
+
+            def refit_cuda_engine(self) -> bool:
+                calls.append(("refit",))
+                return True
+
+        class OnnxParserRefitter(OnnxParser):
+            def refit_from_file(self, path: str) -> bool:
+                return self.parse_from_file(path)
+
         self.Builder, self.OnnxParser = Builder, OnnxParser
+        self.Runtime, self.Refitter, self.OnnxParserRefitter = Runtime, Refitter, OnnxParserRefitter
 
 
 def test_a_build_goes_through_and_is_found_again(window: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -293,6 +337,7 @@ def test_a_build_goes_through_and_is_found_again(window: Path, tmp_path: Path, m
     assert stand_in.calls[:2] == [("network", 2), ("parse", "window.float16.onnx")]
     assert ("flag", "version") in stand_in.calls
     assert ("flag", "refit") in stand_in.calls
+    assert ("clear", "tf32") in stand_in.calls
     assert ("level", "ampere+") in stand_in.calls
     assert kinds.count("profile") == len(BATCHES)
     assert [call[2][0] for call in stand_in.calls if call[:2] == ("shape", "noise")] == list(BATCHES)
@@ -318,3 +363,116 @@ def test_what_tensorrt_refuses_is_said(window: Path, tmp_path: Path, monkeypatch
     with pytest.raises(KDTalkerError, match="could not build window"):
         to_tensorrt.build(onnx_file, HERE, BuildOptions(), lambda _: None)
     assert not list(tmp_path.glob("*.engine"))
+
+
+def test_timings_of_another_gpu_are_taken_anew(window: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    onnx_file, said = tmp_path / window.name, []
+    onnx_file.write_bytes(window.read_bytes())
+    to_tensorrt.write_timing(tmp_path / to_tensorrt.timing_cache_name(HERE), b"of another GPU")
+    stand_in = StandIn()
+    monkeypatch.setitem(sys.modules, "tensorrt", stand_in)
+    to_tensorrt.build(onnx_file, HERE, BuildOptions(), said.append)
+    assert [call for call in stand_in.calls if call[0] == "timings"] == [
+        ("timings", b"of another GPU"),
+        ("timings", b""),
+    ]
+    assert any("timings are taken anew" in line for line in said)
+
+
+def test_a_build_removes_the_engines_of_the_file_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tensorrt", StandIn())
+    said: list[str] = []
+    path = written(tmp_path, seed=0)
+    old, _ = to_tensorrt.build(path, HERE, BuildOptions(), said.append)
+    elsewhere = tmp_path / f"{path.stem}.elsewhere.engine"
+    write_engine(elsewhere, replace(FACTS, target=replace(HERE, compute_capability="8.9")), b"plan")
+    written(tmp_path, seed=1)
+    new, built = to_tensorrt.build(path, HERE, BuildOptions(), said.append)
+    assert built
+    assert sorted(tmp_path.glob("*.engine")) == sorted([new, elsewhere])
+    assert f"{old.name}: of an older {path.name}, removed" in said
+
+
+def test_an_opened_engine_is_compared_with_the_file_it_was_built_from(tmp_path: Path, window: Path) -> None:
+    path = tmp_path / f"{window.stem}.0123.engine"
+    write_engine(path, FACTS, b"plan")
+    assert source_of(path) == tmp_path / window.name
+
+
+# ---- other weights into a built engine
+
+
+def test_a_graph_is_the_same_whatever_its_weights(tmp_path: Path) -> None:
+    paths = [written(tmp_path / str(number), **of) for number, of in enumerate(({}, {"seed": 1}, {"steps": 3}))]
+    facts = [to_tensorrt.facts_for(path, HERE, BuildOptions()) for path in paths]
+    assert facts[0].onnx_sha256 != facts[1].onnx_sha256
+    assert facts[0].graph_sha256 == facts[1].graph_sha256
+    assert facts[0].graph_sha256 != facts[2].graph_sha256
+    assert facts[0].graph_sha256 != to_tensorrt.facts_for(float32_of(paths[0]), HERE, BuildOptions()).graph_sha256
+
+
+def float32_of(path: Path) -> Path:
+    return path.with_name(path.name.replace(".float16", ""))
+
+
+def test_other_weights_go_into_a_refittable_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stand_in = StandIn()
+    monkeypatch.setitem(sys.modules, "tensorrt", stand_in)
+    options = BuildOptions(refit=True, version_compatible=True, batches=(1, 4))
+    old = written(tmp_path / "old")
+    place, _ = to_tensorrt.build(old, HERE, options, lambda _: None)
+    new = written(tmp_path / "new", seed=1)
+    refitted = refit.refit(place, refit.choose_file(place, tmp_path / "new"), HERE)
+    facts, plan = read_engine(refitted, HERE, new)
+    assert plan == b"plan with other weights"
+    assert (facts.refit, facts.batches) == (True, (1, 4))
+    assert facts.metadata["inputs"] == read_facts(place).metadata["inputs"]
+    assert refitted == to_tensorrt.engine_path(new, to_tensorrt.facts_for(new, HERE, options))
+    assert stand_in.calls[-4:] == [
+        ("deserialize", b"plan", True),
+        ("parse", new.name),
+        ("refit",),
+        ("serialization", "refittable"),
+    ]
+    assert to_tensorrt.build(new, HERE, options, lambda _: None) == (refitted, False)
+
+
+def test_what_cannot_be_refitted_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tensorrt", StandIn())
+    old, new = written(tmp_path / "old"), written(tmp_path / "new", seed=1)
+    fixed, _ = to_tensorrt.build(old, HERE, BuildOptions(), lambda _: None)
+    with pytest.raises(
+        KDTalkerError, match="was not built to be refitted; build it anew with `kdtalker build --refit`"
+    ):
+        refit.refit(fixed, new, HERE)
+    place, _ = to_tensorrt.build(old, HERE, BuildOptions(refit=True), lambda _: None)
+    with pytest.raises(KDTalkerError, match="differ in more than their weights; build its own engine"):
+        refit.refit(place, written(tmp_path / "longer", steps=3), HERE)
+    with pytest.raises(KDTalkerError, match=r"window\.onnx is float32 and window\.float16\..* was built in float16"):
+        refit.refit(place, float32_of(new), HERE)
+    with pytest.raises(WeightsError, match="was built with TensorRT 10"):
+        refit.refit(place, new, replace(HERE, tensorrt="11.4.0.106"))
+    with pytest.raises(KDTalkerError, match=r"There is no .*float16\.onnx, whose weights"):
+        refit.choose_file(place, tmp_path)
+    monkeypatch.setitem(sys.modules, "tensorrt", StandIn(readable=False))
+    with pytest.raises(KDTalkerError, match=r"does not take the weights of window.*: no importer for GridSample"):
+        refit.refit(place, new, HERE)
+    monkeypatch.setitem(sys.modules, "tensorrt", StandIn(missing=("layers.0.weight",)))
+    with pytest.raises(KDTalkerError, match=r"could not refit .*lacks layers\.0\.weight"):
+        refit.refit(place, new, HERE)
+    assert not list((tmp_path / "new").glob("*.engine"))
+
+
+@pytest.mark.parametrize("version", ["10.12.0.36", "11.3.0.12"])
+def test_versions_that_lose_weights_do_not_build_refittable_engines(window: Path, version: str) -> None:
+    target = replace(HERE, tensorrt=version)
+    with pytest.raises(KDTalkerError, match=rf"TensorRT {version} cannot refit engines reliably"):
+        to_tensorrt.facts_for(window, target, BuildOptions(refit=True))
+    assert not to_tensorrt.facts_for(window, target, BuildOptions()).refit
+
+
+def test_the_command_explains_that_tensorrt_is_absent(tmp_path: Path, window: Path) -> None:
+    if "tensorrt" in sys.modules:
+        pytest.skip("TensorRT is installed here")
+    with pytest.raises(EngineError, match="TensorRT is not installed here"):
+        build_command([str(window), "--refit-from", str(tmp_path / "window.engine")])

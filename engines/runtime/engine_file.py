@@ -31,7 +31,8 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class EngineFacts:
-    """Everything that decides a plan. `sizes`: the free sizes other than the batch; `metadata`: of the ONNX file."""
+    """Everything that decides a plan. `sizes`: the free sizes other than the batch; `metadata`: of the ONNX file;
+    `graph_sha256`: of its graph without the weights."""
 
     onnx_sha256: str
     target: Target
@@ -42,12 +43,13 @@ class EngineFacts:
     hardware_compatible: bool = False
     refit: bool = False
     metadata: Mapping[str, str] = field(default_factory=dict)
+    graph_sha256: str = ""
 
     @property
     def key(self) -> str:
         """Names the plan among all plans of a network: another key, another engine."""
         decisive = asdict(self)
-        del decisive["metadata"], decisive["target"]["gpu"]
+        del decisive["metadata"], decisive["graph_sha256"], decisive["target"]["gpu"]  # follow from the others
         return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:16]
 
     def file_name(self, network: str) -> str:

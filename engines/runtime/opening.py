@@ -44,8 +44,12 @@ def _open(path: Path, device: str, threads: int) -> Engine:
     if path.suffix == ".engine":
         from engines.runtime.tensorrt import TensorRtEngine
 
-        # WINDOW.KEY.engine was built from WINDOW.onnx; without that file at hand its own header must do.
-        return TensorRtEngine(path, onnx=path.with_name(f"{path.name.rsplit('.', 2)[0]}.onnx"))
+        return TensorRtEngine(path, onnx=source_of(path))
     from engines.runtime.onnxruntime import OnnxRuntimeEngine
 
     return OnnxRuntimeEngine(path, device=device, threads=threads)
+
+
+def source_of(path: Path) -> Path:
+    """The ONNX file beside an engine that it was built from: NAME.onnx of NAME.KEY.engine, there or not."""
+    return path.with_name(f"{path.name.rsplit('.', 2)[0]}.onnx")
