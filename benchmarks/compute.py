@@ -84,7 +84,7 @@ def measure(path: Path, device: str, batches: Sequence[int], seconds: float) -> 
 def _times(engine: Engine, batch: int, seconds: float) -> list[float]:
     arrays = examples.draw(engine.inputs, batch)
     engine.hold(**{name: arrays.pop(name) for name in fact(engine.metadata, "tables") or []})
-    engine.warm([batch])
+    engine.warm([batch], **examples.SIZES)
     out: dict[str, Array] = engine.run(**arrays)
     times: list[float] = []
     while len(times) < FEWEST or (sum(times) < seconds and len(times) < MOST):

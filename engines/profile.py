@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from engines.audio import MelWindow
 from engines.motion import Limits
 from engines.types import SPEECH_RATE, TICK_SECONDS, KDTalkerError
 
+LONGEST_HOP = 16  # ticks
+
 
 @dataclass(frozen=True, slots=True)
 class WindowPlan:
-    """Rows of one sampler window, in ticks: committed context, new frames, look-ahead."""
+    """Rows of one sampler window, in ticks: committed context, new frames (the hop), look-ahead."""
 
     committed: int
     new: int
@@ -26,6 +28,7 @@ class WindowPlan:
 class Profile:
     """One model family and how it is run.
 
+    `longest`: frames of the longest window the network was trained for; where `always_longest`, of every window.
     `guidance`, `temperature`: (mouth, rest) pairs; audio guidance 1 and temperature 1 are plain DDIM.
     """
 
@@ -33,6 +36,8 @@ class Profile:
     mel: MelWindow
     feature_width: int
     window: WindowPlan
+    longest: int
+    always_longest: bool
     guidance: tuple[float, float]
     temperature: tuple[float, float]
     limits: Limits
@@ -43,12 +48,26 @@ class Profile:
         ticks = self.window.new - 1 + self.window.lookahead
         return ticks * TICK_SECONDS + self.mel.reach / SPEECH_RATE
 
+    def with_hop(self, ticks: int) -> Profile:
+        """The same profile with `ticks` new frames a window; the context gives way where the window would be too long.
+
+        A longer hop computes less and waits longer. Raises KDTalkerError outside 1..16.
+        """
+        if not 1 <= ticks <= LONGEST_HOP:
+            raise KDTalkerError(f"A hop of {ticks} ticks is not possible; choose 1 to {LONGEST_HOP}.")
+        lookahead = self.window.lookahead
+        room = self.longest - ticks - lookahead
+        committed = room if self.always_longest else min(room, self.window.committed)
+        return replace(self, window=WindowPlan(committed, ticks, lookahead))
+
 
 EMBEDDED = Profile(
     name="embedded",
     mel=MelWindow(columns=20, reach=1280),
     feature_width=128,
     window=WindowPlan(committed=6, new=2, lookahead=1),
+    longest=27,
+    always_longest=False,
     guidance=(2.1, 1.0),
     temperature=(0.3, 1.0),
     limits=Limits(),
@@ -59,7 +78,9 @@ KDTALKER = Profile(
     name="kdtalker",
     mel=MelWindow(columns=16, reach=2120, published=True),
     feature_width=512,
-    window=WindowPlan(committed=56, new=4, lookahead=4),
+    window=WindowPlan(committed=60, new=2, lookahead=2),
+    longest=64,
+    always_longest=True,
     guidance=(1.0, 1.0),
     temperature=(1.0, 1.0),
     limits=Limits(),

@@ -35,7 +35,12 @@ def open_talker(name: str = "embedded", weights: str | None = None) -> Talker:
     with as_file(folder / "audio_encoder.onnx") as path:
         encoder = open_engine(path, batches=(1, 2), expect={"profile": chosen.name, "network": "audio_encoder"})
     with as_file(folder / "window.onnx") as path:
-        window = open_engine(path, batches=(1,), expect={"profile": chosen.name, "network": "window"})
+        window = open_engine(
+            path,
+            batches=(1,),
+            sizes={"frames": chosen.window.length},
+            expect={"profile": chosen.name, "network": "window"},
+        )
     sampler = Sampler(window, chosen.window, _per_number(chosen.guidance, face), _per_number(chosen.temperature, face))
     placing = RelativePlacing(face.normalisation, life_model(), chosen.limits)
     return Talker(chosen, placing, encoder, sampler, open_renderer(chosen))

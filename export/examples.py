@@ -6,11 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
+from engines.profile import EMBEDDED
 from engines.runtime.base import BATCH, Array, TensorSpec
 
 Draw = Callable[[np.random.Generator, tuple[int, ...]], Array]
 IDENTITIES = "identities"  # the free size of the renderer's tables
-SIZES = {IDENTITIES: 2}
+FRAMES = "frames"  # the free size of a window
+SIZES = {IDENTITIES: 2, FRAMES: EMBEDDED.window.length}
 
 
 def _normal(deviation: float, mean: float = 0.0) -> Draw:

@@ -19,6 +19,7 @@ from engines.networks.warping import COMPRESSED
 from engines.networks.window_graph import MOST_UNROLLED, StepGraph, WindowGraph
 from engines.runtime.base import BATCH, TensorSpec
 from engines.types import FRAME_SIZE, KEYPOINTS, MOTION_WIDTH
+from export.examples import FRAMES as FREE_FRAMES
 from export.examples import IDENTITIES
 from export.onnx_file import Graph
 
@@ -86,7 +87,7 @@ class RetargetGraph(nn.Module):
         return delta
 
 
-def window_inputs(frames: int, sound: int) -> tuple[TensorSpec, ...]:
+def window_inputs(frames: int | str, sound: int) -> tuple[TensorSpec, ...]:
     """Inputs of every sampler graph; `sound` numbers a frame."""
     return (
         spec("tokens", BATCH, 2, MOTION_WIDTH),
@@ -99,23 +100,29 @@ def window_inputs(frames: int, sound: int) -> tuple[TensorSpec, ...]:
     )
 
 
-def window_graph(loop: Ddim, frames: int, *, stepped: bool = False, tolerance: float = 1e-4) -> Graph:
-    """The sampler of a denoiser with `loop`'s schedule: all steps in one graph, or one step (`stepped`)."""
+def window_graph(
+    loop: Ddim, frames: int, *, fixed: bool = True, stepped: bool = False, tolerance: float = 1e-4
+) -> Graph:
+    """The sampler of a denoiser with `loop`'s schedule: all steps in one graph, or one step (`stepped`).
+
+    Windows have `frames` frames, or (not `fixed`) any number up to that.
+    """
     network = loop.denoiser
-    inputs = window_inputs(frames, network.config.audio_width)
+    size = frames if fixed else FREE_FRAMES
+    inputs = window_inputs(size, network.config.audio_width)
     facts: dict[str, object] = {"frames": frames, "steps": loop.config.steps, "timesteps": loop.config.timesteps()}
     if stepped:
         inputs += (
-            spec("state", BATCH, frames, MOTION_WIDTH),
+            spec("state", BATCH, size, MOTION_WIDTH),
             spec("step", 1, dtype=np.int64),
             spec("following", 1, dtype=np.int64),
         )
     name, output = ("step", "next") if stepped else ("window", "motion")
     return Graph(
         name,
-        StepGraph(loop, frames) if stepped else WindowGraph(loop, frames),
+        (StepGraph if stepped else WindowGraph)(loop, frames, fixed=fixed),
         inputs,
-        (spec(output, BATCH, frames, MOTION_WIDTH),),
+        (spec(output, BATCH, size, MOTION_WIDTH),),
         sum(parameter.numel() for parameter in network.parameters()),
         WINDOW_UNITS | ({"step": "diffusion step 0..999", "following": "the next, 1000 at the end"} if stepped else {}),
         facts,

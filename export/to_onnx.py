@@ -1,7 +1,7 @@
 """Networks to ONNX files, each with its facts inside and its comparison with torch beside it.
 
-The embedded profile's come from a training checkpoint, the published profile's from published weights. Batch is
-dynamic, the number of frames of a window fixed: hop and context are data.
+The embedded profile's come from a training checkpoint, the published profile's from published weights. Batch and the
+embedded window's number of frames are free: hop and context are data.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def embedded(encoder: AudioFeatures, loop: Ddim) -> Iterator[Graph]:
         "guidance": dict(zip(("mouth", "rest"), EMBEDDED.guidance, strict=True)),
         "temperature": dict(zip(("mouth", "rest"), EMBEDDED.temperature, strict=True)),
     }
-    window = window_graph(loop, plan.length)
+    window = window_graph(loop, EMBEDDED.longest, fixed=False)
     yield replace(window, facts={**window.facts, **facts})
 
 

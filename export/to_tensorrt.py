@@ -17,7 +17,7 @@ import onnx
 from engines.runtime.base import BATCH, TensorSpec, fact, stated_specs
 from engines.runtime.engine_file import BATCHES, EngineFacts, Target, file_hash, read_facts, write_engine
 from engines.types import KDTalkerError, WeightsError
-from export.examples import IDENTITIES
+from export.examples import FRAMES, IDENTITIES, SIZES
 from export.onnx_file import graph_hash
 
 if TYPE_CHECKING:
@@ -65,12 +65,13 @@ def facts_for(path: Path, target: Target, options: BuildOptions) -> EngineFacts:
     if options.refit:
         check_refit(target)
     words = {size for spec in specs for size in spec.shape if isinstance(size, str)} - {BATCH}
+    sizes = {IDENTITIES: options.table_rows, FRAMES: SIZES[FRAMES]}
     return EngineFacts(
         file_hash(path),
         target,
         str(fact(metadata, "precision")),
         options.batches,
-        {word: options.table_rows for word in words if word == IDENTITIES},
+        {word: sizes[word] for word in words},
         options.version_compatible,
         options.hardware_compatible,
         options.refit,

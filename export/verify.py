@@ -114,7 +114,7 @@ def milliseconds(engine: Engine, batch: int) -> float:
     for name in fact(engine.metadata, "tables") or []:
         engine.hold(**{name: arrays.pop(name)})
     if _once(engine, arrays) < SLOW:
-        engine.warm([batch])
+        engine.warm([batch], **examples.SIZES)
     best, spent = float("inf"), 0.0
     while spent < SECONDS:
         elapsed = _once(engine, arrays)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -11,8 +12,9 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from engines.networks.checkpoints import DENOISER  # noqa: E402
-from engines.networks.ddim import Ddim, DdimConfig, signal_shares  # noqa: E402
+from engines.networks.ddim import Ddim, DdimConfig, Schedule, Step, signal_shares  # noqa: E402
 from engines.networks.denoiser import Denoiser, DenoiserConfig, RelativePositionBias  # noqa: E402
+from engines.networks.window_graph import WindowGraph  # noqa: E402
 from tests import seeded_weights  # noqa: E402
 from tests.golden import assert_sampled, golden, golden_seed  # noqa: E402
 from tests.published import array, capture  # noqa: E402
@@ -77,14 +79,15 @@ def test_ddim_gives_the_published_numbers(published: Denoiser, steps: int) -> No
     tokens = torch.from_numpy(np.stack([data["ori"], data["ref"]], 1))
     audio, noise = torch.from_numpy(data["audio"]), torch.from_numpy(data["noise"])
     states: list[torch.Tensor] = []
-    step = loop.step
+    take = Step.take
 
-    def watched(*arguments: Any) -> torch.Tensor:
-        states.append(step(*arguments))
-        return states[-1]
+    def watched(*arguments: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        taken = take(*arguments)
+        states.append(taken[0])
+        return taken
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "step", watched)
+        patch.setattr(Step, "take", watched)
         assert_near(loop(tokens, audio, noise), data[f"sample_{steps}"], 1e-4)
     assert_near(states[0][:, ::4], data[f"after_step1_{steps}"], 1e-4)
     assert_near(states[steps // 2 - 1][:, ::4], data[f"after_half_{steps}"], 1e-4)
@@ -156,3 +159,44 @@ def test_rows_of_a_batch_do_not_mix() -> None:
     for row in range(2):
         alone = {k: v[row : row + 1] if v.ndim > 1 else v for k, v in inputs.items()}
         torch.testing.assert_close(loop(**alone)[0], both[row], rtol=1e-4, atol=1e-5)
+
+
+def gaussian(order: int, steps: int) -> float:
+    """What sampling a normal distribution of deviation 2 makes of the noise 1; exactly 2 after endless steps.
+
+    The best prediction is known in closed form there: of x = a c + s e, with c of variance 4, the noise is
+    e = s x / (4 a^2 + s^2).
+    """
+    x, clean = torch.ones(1, 1, 1, dtype=torch.float64), None
+    for step in Schedule(DdimConfig(steps=steps, spacing="trailing", order=order)).steps:
+        variance = 4 * step.signal**2 + step.noise**2
+        if clean is None:
+            x = x * math.sqrt(variance)
+        x, clean = step.take(x, step.noise / variance * x, "epsilon", clean)
+    return float(x)
+
+
+def test_the_second_order_meets_the_exact_answer_sooner() -> None:
+    first, second = ([abs(gaussian(order, steps) - 2) for steps in (10, 20, 50)] for order in (1, 2))
+    assert first[0] > first[1] > first[2] > 0
+    assert all(higher < 0.5 * lower for lower, higher in zip(first, second, strict=True))
+
+
+def test_the_second_order_begins_and_ends_with_the_first() -> None:
+    two = [Schedule(replace(STREAMING, steps=2, order=order)).steps for order in (1, 2)]
+    assert two[0] == two[1]
+    slopes = [step.slope for step in Schedule(DdimConfig(steps=5, spacing="trailing", order=2)).steps]
+    assert slopes[0] == slopes[-1] == 0
+    assert all(slope > 0 for slope in slopes[1:-1])
+
+
+@torch.inference_mode()
+def test_the_branch_without_speech_hears_what_it_is_given() -> None:
+    network, inputs, silence = small(), window(), torch.full((24,), 0.7)
+    quiet = Ddim(network, replace(STREAMING, guided=False))
+    expected = quiet(**inputs | {"sound": silence.expand(2, 9, 24), "guidance": None})
+    deaf = inputs | {"guidance": torch.zeros(70)}
+    torch.testing.assert_close(Ddim(network, STREAMING, silence=silence)(**deaf), expected, rtol=1e-4, atol=1e-5)
+    graph = WindowGraph(Ddim(network, STREAMING, silence=silence), 12)
+    torch.testing.assert_close(graph(**deaf), expected, rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(Ddim(network, STREAMING)(**deaf), expected, atol=1e-3)

@@ -91,7 +91,8 @@ def test_renderer_graphs_compute_what_torch_computes(sampling, tmp_path: Path) -
 
 def test_programs_for_torch_compute_the_same(tmp_path: Path) -> None:
     loop = narrow_loop(per_token=True)
-    graphs = [*SmallRenderer().graphs("decomposed", "rgb"), window_graph(loop, 9), window_graph(loop, 9, stepped=True)]
+    graphs = [*SmallRenderer().graphs("decomposed", "rgb"), window_graph(loop, 12, fixed=False)]
+    graphs.append(window_graph(loop, 9, stepped=True))
     for graph in graphs:
         engine = open_engine(to_onnx.write_program(graph, tmp_path, FACTS, say=quiet), expect={"network": graph.name})
         reference = parity.compute_reference(graph.compute, engine, (1, 3))
@@ -111,7 +112,7 @@ def test_i420_comes_as_one_plane_of_bytes(tmp_path: Path) -> None:
 @pytest.mark.parametrize("per_token", [False, True], ids=["published", "embedded"])
 def test_window_and_step_compute_the_loop(per_token: bool, tmp_path: Path) -> None:
     loop = narrow_loop(per_token=per_token)
-    window, step = window_graph(loop, 9), window_graph(loop, 9, stepped=True)
+    window, step = (window_graph(loop, 9, fixed=not per_token, stepped=stepped) for stepped in (False, True))
     for batch in BATCHES:
         arrays = {name: torch.from_numpy(array) for name, array in examples.draw(window.inputs, batch).items()}
         with torch.inference_mode():
@@ -129,13 +130,23 @@ def test_window_and_step_compute_the_loop(per_token: bool, tmp_path: Path) -> No
 
 
 def test_hop_and_context_are_data(tmp_path: Path) -> None:
-    path, *_ = assert_parity(window_graph(narrow_loop(per_token=True), 9), tmp_path, (1,))
+    loop = narrow_loop(per_token=True)
+    path, *_ = assert_parity(window_graph(loop, 12, fixed=False), tmp_path, (1,))
     engine = open_engine(path)
-    arrays = examples.draw(engine.inputs, 2)
-    for settled in (0, 4, 9):
-        arrays["mask"] = np.broadcast_to(np.arange(9) < settled, (2, 9)).astype(np.float32)
+    for frames, settled in ((1, 0), (4, 0), (9, 4), (9, 9), (12, 6)):
+        arrays = {spec.name: np.ones(spec.sized({"batch": 2, "frames": frames}), np.float32) for spec in engine.inputs}
+        rows = ("tokens", "sound", "noise", "committed")
+        drawn = np.random.default_rng(frames)
+        arrays |= {name: drawn.standard_normal(arrays[name].shape, np.float32) for name in rows}
+        arrays["mask"] = np.broadcast_to(np.arange(frames) < settled, (2, frames)).astype(np.float32)
         motion = engine.run(**arrays)["motion"]
         np.testing.assert_array_equal(motion[:, :settled], arrays["committed"][:, :settled])
+        with torch.inference_mode():
+            expected = loop(**{name: torch.from_numpy(array) for name, array in arrays.items()}).numpy()
+        np.testing.assert_allclose(motion, expected, atol=1e-4)
+    arrays["mask"] = np.zeros((2, 11), np.float32)
+    with pytest.raises(EngineError, match="with frames = 12"):
+        engine.run(**arrays)
 
 
 def test_long_loops_are_not_unrolled() -> None:
