@@ -63,13 +63,14 @@ def _pose_weight(item: Item) -> float:
 
 
 class Batches:
-    """Endless supply of augmented batches, a pure function of the seed."""
+    """Endless supply of augmented batches, each a pure function of the seed, the step and the part of the step."""
 
     def __init__(
         self, items: list[Item], face: FaceModel, mirror: np.ndarray, seed: int, mix: dict[str, float] | None = None
     ) -> None:
         self._items = items
-        self._rng = np.random.default_rng(seed)
+        self._seed = seed
+        self._rng = np.random.default_rng(seed)  # begun anew with every batch
         self._mirror, self._mirror_offset = mirror_matrix(face, mirror)
         self._mouth = mouth_numbers(face)
         self._rest = rest_values(face)
@@ -85,8 +86,9 @@ class Batches:
             chance[names == name] *= mix[name] / chance[names == name].sum()
         return chance / chance.sum()
 
-    def draw(self, frames: int) -> Batch:
+    def draw(self, frames: int, step: int = 0, part: int = 0) -> Batch:
         """About `frames` frames in windows of one random length."""
+        self._rng = np.random.default_rng([self._seed, step, part])
         length = int(self._rng.integers(LENGTHS[0], LENGTHS[1] + 1))
         picks = self._rng.choice(len(self._items), max(1, frames // length), p=self._chance)
         windows = [self._window(self._items[pick], length) for pick in picks]

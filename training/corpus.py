@@ -71,9 +71,9 @@ def mirror_matrix(face: FaceModel, mirror: np.ndarray) -> tuple[FloatArray, Floa
     return (std[:, None] * matrix / std).astype(np.float32), ((mean @ matrix - mean) / std).astype(np.float32)
 
 
-def items_of(shapes: list[Shape]) -> list[Item]:
-    """Normalised motion and mel of every clip, with the shipped keypoint tables."""
-    face = face_model()
+def items_of(shapes: list[Shape], face: FaceModel | None = None) -> list[Item]:
+    """Normalised motion and mel of every clip, with the tables of `face`, default: the shipped ones."""
+    face = face or face_model()
     gains = opening_gains(shapes)
     items = []
     for shape in shapes:

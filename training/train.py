@@ -6,15 +6,12 @@ noised at a level of its own); lip errors weigh extra, because numbers that a vi
 
 from __future__ import annotations
 
-import copy
-import math
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from torch import Tensor, nn
 
 from engines.face_mesh import FaceModel, face_model
@@ -24,7 +21,9 @@ from engines.networks.denoiser import Denoiser, DenoiserConfig
 from training.batches import Batch, Batches
 from training.corpus import Item, measuring_matrix, mouth_numbers, rest_values
 from training.generate import features_of, silent_feature, stream, torch_encoder, torch_sampler
+from training.loop import Plan, Run, learn, weights_of
 from training.metrics import lip_curves, lip_score
+from training.team import ALONE, Team
 
 NETWORK = DenoiserConfig(
     width=160, layers=4, heads=4, time_width=64, audio_width=128, rotary=8, dropout=0.1, time_per_token=True
@@ -34,24 +33,17 @@ HEAD_CONTEXT = 100  # diffusion step at which all but the lips of committed fram
 
 
 @dataclass(frozen=True, slots=True)
-class Recipe:
+class Recipe(Plan):
     """Everything that decides a training run."""
 
     network: DenoiserConfig = NETWORK
     sampling: DdimConfig = SAMPLING
     mix: dict[str, float] = field(default_factory=lambda: {"grid_s1": 0.20, "lrcar": 0.55, "clips": 0.25})
-    steps: int = 5000
-    frames: int = 860  # a step
-    rate: float = 2e-3
-    warm_up: int = 100
-    decay: float = 0.02
-    ema: float = 0.999
+    frames: int = 860  # in a batch
     deaf: float = 0.12  # share of windows without sound, for guidance
     lips: tuple[float, float, float] = (1.0, 1.5, 1.0)  # opening, width, jaw
     velocity: float = 0.5
     half: bool = True  # bfloat16 products
-    check_every: int = 500
-    seed: int = 0
     guidance: tuple[float, float] = (2.1, 1.0)  # (mouth, rest), for choosing checkpoints
     temperature: tuple[float, float] = (0.3, 1.0)
 
@@ -85,26 +77,32 @@ class MotionModel(nn.Module):
 
 
 class Objective:
-    """The loss of one batch; draws its own noise from a seeded generator."""
+    """The loss of one batch; draws its own noise, on the CPU whatever the device, so that all devices see the same."""
 
-    def __init__(self, face: FaceModel, items: list[Item], recipe: Recipe) -> None:
-        self.recipe = recipe
-        self.shares = signal_shares("cosine")
-        self.rest = torch.from_numpy(rest_values(face))
+    def __init__(self, face: FaceModel, items: list[Item], recipe: Recipe, device: torch.device = ALONE.device) -> None:
+        self.recipe, self.device = recipe, device
+        self.shares = signal_shares("cosine").to(device)
+        self.rest = self._put(rest_values(face))
         measures = measuring_matrix(face)
         spread = np.concatenate([item.motion @ measures for item in items]).std(0)
-        self.measures = torch.from_numpy(measures / spread)
-        self.mouth = torch.from_numpy(mouth_numbers(face))
-        self.noise = torch.Generator().manual_seed(recipe.seed)
+        self.measures = self._put(measures / spread)
+        self.lips = torch.tensor(recipe.lips, device=device)
+        self.mouth = self._put(mouth_numbers(face))
+        self.noise = torch.Generator()
+
+    def _put(self, array: np.ndarray[Any, Any]) -> Tensor:
+        return torch.from_numpy(array).to(self.device)
 
     def _uniform(self, *shape: int) -> Tensor:
-        return torch.rand(*shape, generator=self.noise)
+        return torch.rand(*shape, generator=self.noise).to(self.device)
 
     def _normal(self, *shape: int) -> Tensor:
-        return torch.randn(*shape, generator=self.noise)
+        return torch.randn(*shape, generator=self.noise).to(self.device)
 
-    def __call__(self, model: MotionModel, batch: Batch) -> tuple[Tensor, dict[str, float]]:
-        motion = torch.from_numpy(batch.motion)
+    def __call__(self, model: nn.Module, batch: Batch, seed: int = 0) -> tuple[Tensor, dict[str, float]]:
+        """Loss and its parts; all noise is a function of `seed`."""
+        self.noise.manual_seed(seed)
+        motion = self._put(batch.motion)
         count, length = motion.shape[:2]
         time = (self._uniform(count) ** 0.6 * TRAINING_STEPS).long().clamp(max=TRAINING_STEPS - 1)
         time[self._uniform(count) < 0.05] = TRAINING_STEPS - 1
@@ -112,7 +110,7 @@ class Objective:
         prefix[self._uniform(count) < 0.15] = 0
         shown = (self._uniform(count) * 800).long()
         shown[self._uniform(count) < 0.15] = 0
-        given = torch.arange(length) < prefix[:, None]  # (B, N)
+        given = torch.arange(length, device=self.device) < prefix[:, None]  # (B, N)
         times = torch.where(given, shown[:, None], time[:, None])
         head = torch.where(given, shown.clamp(max=HEAD_CONTEXT)[:, None], time[:, None])
         share = torch.where(self.mouth, self.shares[times][..., None], self.shares[head][..., None])
@@ -121,15 +119,15 @@ class Objective:
         off = 0.1 * self._normal(count, 1, motion.shape[2])
         fed = motion + off * given[..., None]
         noisy = share.sqrt() * fed + (1 - share).sqrt() * noise
-        reference = torch.from_numpy(batch.reference) + off[:, 0]
+        reference = self._put(batch.reference) + off[:, 0]
         photo = (prefix == 0) & (self._uniform(count) < 0.5)
         reference = torch.where(photo[:, None], self.rest, reference)
-        tokens = torch.stack([torch.from_numpy(batch.canonical), reference], 1)
+        tokens = torch.stack([self._put(batch.canonical), reference], 1)
         heard = (self._uniform(count) >= self.recipe.deaf).float()
-        mel, starts = torch.from_numpy(batch.mel), torch.from_numpy(batch.starts)
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.recipe.half):
+        mel, starts = self._put(batch.mel), self._put(batch.starts)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.half):
             predicted = model(mel, starts, tokens, noisy, times.float(), heard).float()
-        return self._errors(predicted, motion, noisy, noise, share, given, torch.from_numpy(batch.pose_weight))
+        return self._errors(predicted, motion, noisy, noise, share, given, self._put(batch.pose_weight))
 
     def _errors(
         self,
@@ -149,17 +147,10 @@ class Objective:
         clean = torch.where(given[..., None], motion, share.sqrt() * noisy - (1 - share).sqrt() * predicted)
         error = (clean - motion) @ self.measures
         new = (~given).sum() * error.shape[-1]
-        lips = (error.square() * torch.tensor(self.recipe.lips)).sum() / new
+        lips = (error.square() * self.lips).sum() / new
         velocity = error.diff(dim=1).square().sum() / new
         total = v + lips + self.recipe.velocity * velocity
         return total, {"v": v.item(), "lips": lips.item(), "velocity": velocity.item()}
-
-
-def rate_at(step: int, recipe: Recipe) -> float:
-    """Learning rate: linear warm-up, then half a cosine to zero."""
-    if step < recipe.warm_up:
-        return recipe.rate * (step + 1) / recipe.warm_up
-    return recipe.rate * 0.5 * (1 + math.cos(math.pi * (step - recipe.warm_up) / max(1, recipe.steps - recipe.warm_up)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,6 +189,7 @@ class Chooser:
         self.face, self.recipe, self.measures = face, recipe, measuring_matrix(face)
 
     def __call__(self, model: MotionModel) -> dict[str, float]:
+        """Figures by data set; the model is on the CPU."""
         encode = torch_encoder(model.encoder)
         sampling = self.recipe.sampling
         loop = Ddim(model.denoiser, sampling, context_shares(self.face, sampling.context_time or 0))
@@ -221,55 +213,54 @@ class Chooser:
         return figures
 
 
-def train(recipe: Recipe, items: list[Item], mirror: np.ndarray, path: Path) -> Checkpoint:
-    """Train, keep the EMA weights that score best on the validation clips, save them to `path`."""
-    torch.manual_seed(recipe.seed)
-    face = face_model()
-    learn = [item for item in items if item.clip.split == "train"]
-    choose = Chooser([item for item in items if item.clip.split == "val"], face, recipe)
-    batches, objective = Batches(learn, face, mirror, recipe.seed, recipe.mix), Objective(face, learn, recipe)
-    model = MotionModel(recipe.network)
-    smooth = copy.deepcopy(model).eval().requires_grad_(False)
-    optimiser = torch.optim.AdamW(model.parameters(), lr=recipe.rate, weight_decay=recipe.decay, betas=(0.9, 0.99))
-    best = Checkpoint(recipe, copy.deepcopy(smooth.state_dict()), 0, history=[])
-    best_score = -math.inf
-    recent: list[dict[str, float]] = []
-    with Progress(TextColumn("training"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()) as bar:
-        for step in bar.track(range(1, recipe.steps + 1)):
-            recent.append(_learn(model, smooth, optimiser, objective, batches.draw(recipe.frames), step, recipe))
-            if step % recipe.check_every and step != recipe.steps:
-                continue
-            losses = {key: round(float(np.mean([entry[key] for entry in recent])), 4) for key in recent[0]}
-            recent.clear()
-            figures = choose(smooth)
-            best.history.append({"step": step, **losses, **figures})
-            bar.console.print(best.history[-1])
-            if figures["score"] > best_score:
-                best_score = figures["score"]
-                best = replace(best, state=copy.deepcopy(smooth.state_dict()), step=step)
-            best.save(path)
-    return best
+class MotionTask:
+    """What `learn` needs to know of the embedded motion model."""
+
+    def __init__(self, recipe: Recipe, items: list[Item], mirror: np.ndarray, face: FaceModel, team: Team) -> None:
+        train = [item for item in items if item.clip.split == "train"]
+        self._recipe = recipe
+        self._batches = Batches(train, face, mirror, recipe.seed, recipe.mix)
+        self._objective = Objective(face, train, recipe, team.device)
+        self._choose = Chooser([item for item in items if item.clip.split == "val"], face, recipe)
+
+    def loss(self, model: nn.Module, step: int, part: int) -> tuple[Tensor, dict[str, float]]:
+        batch = self._batches.draw(self._recipe.frames, step, part)
+        return self._objective(model, batch, torch.initial_seed())
+
+    def check(self, smooth: nn.Module) -> dict[str, float]:
+        model = MotionModel(self._recipe.network).eval()
+        model.load_state_dict(weights_of(smooth))
+        return self._choose(model)
 
 
-def _learn(
-    model: MotionModel,
-    smooth: MotionModel,
-    optimiser: torch.optim.Optimizer,
-    objective: Objective,
-    batch: Batch,
-    step: int,
+def train(
     recipe: Recipe,
-) -> dict[str, float]:
-    """One optimiser step, the moving average behind it; returns the losses."""
-    model.train()
-    for group in optimiser.param_groups:
-        group["lr"] = rate_at(step - 1, recipe)
-    loss, parts = objective(model, batch)
-    optimiser.zero_grad(set_to_none=True)
-    loss.backward()
-    nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-    optimiser.step()
-    keep = min(recipe.ema, step / (9 + step))
-    for slow, fast in zip(smooth.parameters(), model.parameters(), strict=True):
-        slow.lerp_(fast.detach(), 1 - keep)
-    return parts | {"loss": loss.item()}
+    items: list[Item],
+    mirror: np.ndarray,
+    path: Path,
+    *,
+    face: FaceModel | None = None,
+    team: Team = ALONE,
+    resume: bool = False,
+) -> Checkpoint:
+    """Train, keep the averaged weights that score best on the validation clips, save them to `path`.
+
+    `face`: the tables that `items` were normalised with, default: the shipped ones. What is needed to go
+    on later lies beside `path`, ending in ``.state.pt``.
+    """
+    torch.manual_seed(recipe.seed)
+    task = MotionTask(recipe, items, mirror, face or face_model(), team)
+
+    def checkpoint(run: Run) -> Checkpoint:
+        return Checkpoint(recipe, run.best, run.best_step, run.history)
+
+    run = learn(
+        MotionModel(recipe.network),
+        task,
+        recipe,
+        keep=lambda run: checkpoint(run).save(path),
+        state=path.with_suffix(".state.pt"),
+        resume=resume,
+        team=team,
+    )
+    return checkpoint(run)

@@ -36,8 +36,8 @@ class AudioFeatures(nn.Module):
         `mel` (B, 80, K), `starts` int64 (B, N): first column of each window -> (B, N, width).
         """
         local = self.local(0.25 * mel)  # (B, C, K - 2)
-        index = starts[..., None] + torch.arange(self.columns - 2)
-        rows = torch.arange(len(mel))[:, None, None]
+        index = starts[..., None] + torch.arange(self.columns - 2, device=mel.device)
+        rows = torch.arange(len(mel), device=mel.device)[:, None, None]
         windows = local.transpose(1, 2)[rows, index]  # (B, N, columns - 2, C)
         feature: Tensor = self.window(windows.flatten(0, 1).transpose(1, 2))
         return feature.view(*starts.shape, -1)
