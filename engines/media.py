@@ -55,7 +55,7 @@ def load_speech(path: Path) -> Speech:
         raise SpeechError(f"There is no file {path}.") from None
     except (av.error.FFmpegError, IsADirectoryError, PermissionError) as error:
         raise SpeechError(f"{path} cannot be read as sound ({error.strerror}); give a WAV or FLAC file.") from error
-    pcm = _resample(playback, PLAYBACK_RATE, SPEECH_RATE)
+    pcm = resample(playback, PLAYBACK_RATE, SPEECH_RATE)
     if len(pcm) < SPEECH_SAMPLES:
         raise SpeechError(f"{path} holds {len(pcm) / SPEECH_RATE * 1000:.0f} ms of sound; at least 40 ms are needed.")
     return Speech(pcm, np.round(np.clip(playback, -1, 1) * 32767).astype(np.int16))
@@ -71,7 +71,8 @@ def _decode(container: av.container.InputContainer) -> FloatArray:
     return np.concatenate(parts) if parts else np.empty(0, np.float32)
 
 
-def _resample(sound: FloatArray, source: int, target: int) -> FloatArray:
+def resample(sound: FloatArray, source: int, target: int) -> FloatArray:
+    """Mono sound f32 (samples,) from one rate to another, both in Hz."""
     resampler = av.AudioResampler(format="fltp", layout="mono", rate=target)
     frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(sound[None], np.float32), format="fltp", layout="mono")
     frame.sample_rate = source
