@@ -9,6 +9,12 @@ import numpy as np
 from engines.types import FloatArray
 from training.corpus import MEASURES
 
+FIGURES = (
+    *MEASURES,
+    *(f"{name} amplitude" for name in MEASURES),
+    "velocity",
+    "velocity amplitude",
+)
 CUT = 8  # frames in which a call that begins in mid-word finds its feet
 
 
@@ -38,28 +44,55 @@ def lip_curves(motion: FloatArray, measures: FloatArray) -> FloatArray:
     return motion @ measures
 
 
-def lip_score(ours: list[FloatArray], truth: list[FloatArray], pooled: bool = False) -> LipScore:
-    """Scores of lip curves (T, 3) per clip.
-
-    `pooled`: very short clips, cut out of running speech, count as one long one without their beginnings.
-    """
-    if pooled:
-        centred = [[curve[CUT:] - curve[CUT:].mean(0) for curve in curves] for curves in (ours, truth)]
-        ours, truth = ([np.concatenate(curves)] for curves in centred)
+def score_rows(ours: list[FloatArray], truth: list[FloatArray]) -> FloatArray:
+    """One row of figures per clip, (clips, 8) in the order of `FIGURES`, from lip curves (T, 3)."""
     rows = []
     for mine, true in zip(ours, truth, strict=True):
         row = [_correlation(mine[:, k], true[:, k]) for k in range(3)]
         row += [float(mine[:, k].std() / true[:, k].std()) for k in range(3)]
         speed, real = np.diff(mine, axis=0), np.diff(true, axis=0)
         row += [
-            np.mean([_correlation(speed[:, k], real[:, k]) for k in range(3)]),
-            speed[:, 0].std() / real[:, 0].std(),
+            float(np.mean([_correlation(speed[:, k], real[:, k]) for k in range(3)])),
+            float(speed[:, 0].std() / real[:, 0].std()),
         ]
         rows.append(row)
-    mean = np.mean(rows, axis=0)
+    return np.array(rows, np.float32)
+
+
+def lip_score(ours: list[FloatArray], truth: list[FloatArray], pooled: bool = False) -> LipScore:
+    """Scores of lip curves (T, 3) per clip.
+
+    `pooled`: very short clips, cut out of running speech, count as one long one without their beginnings.
+    """
+    if pooled:
+        ours, truth = ([one_of(curves)] for curves in (ours, truth))
+    mean = score_rows(ours, truth).mean(0)
     return LipScore(
         dict(zip(MEASURES, map(float, mean[:3]), strict=True)),
         dict(zip(MEASURES, map(float, mean[3:6]), strict=True)),
         float(mean[6]),
         float(mean[7]),
     )
+
+
+def one_of(curves: list[FloatArray]) -> FloatArray:
+    """Many short clips as one long one, each without its beginning and its mean."""
+    return np.concatenate([curve[CUT:] - curve[CUT:].mean(0) for curve in curves])
+
+
+def interval(rows: FloatArray, draws: int = 1000) -> FloatArray:
+    """5 and 95 % quantiles of the mean of `rows` (clips, figures) when clips are drawn anew, (2, figures)."""
+    rng = np.random.default_rng(0)
+    means = np.stack([rows[rng.integers(len(rows), size=len(rows))].mean(0) for _ in range(draws)])
+    return np.asarray(np.quantile(means, [0.05, 0.95], axis=0), np.float32)
+
+
+def lag(ours: list[FloatArray], truth: list[FloatArray], reach: int = 5) -> int:
+    """Shift in frames at which the opening agrees best; positive: ours is late."""
+
+    def agreement(shift: int) -> float:
+        pairs = zip(ours, truth, strict=True)
+        kept = slice(reach, -reach)
+        return float(np.mean([_correlation(np.roll(o[:, 0], -shift)[kept], t[kept, 0]) for o, t in pairs]))
+
+    return max(range(-reach, reach + 1), key=agreement)

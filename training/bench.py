@@ -1,0 +1,94 @@
+"""A motion model ready to be measured: exported files or a checkpoint behind the sampler of production."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from engines.audio import log_mel, mel_windows
+from engines.face_mesh import FaceModel, face_model
+from engines.networks.ddim import Ddim, DdimConfig
+from engines.profile import EMBEDDED
+from engines.runtime.opening import open_engine
+from engines.sampler import Sampler
+from engines.types import SPEECH_SAMPLES, FloatArray
+from training.corpus import Item, measuring_matrix, rest_values
+from training.generate import Encode, features_of, per_number, silent_feature, stream, torch_encoder, torch_sampler
+from training.train import load_model
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """Networks and what is needed to measure them."""
+
+    sampler: Sampler
+    encode: Encode
+    face: FaceModel
+    measures: FloatArray
+
+    def generate(self, items: Sequence[Item], seed: int, shuffled: bool = False) -> list[FloatArray]:
+        """Normalised motion (T, 70) of every clip; `shuffled`: each with the next clip's sound."""
+        features = features_of(list(items), self.encode)
+        if shuffled:
+            features = [_other(features, index) for index in range(len(features))]
+        return self._stream(features, [item.canonical for item in items], seed)
+
+    def speak(self, sounds: Sequence[FloatArray], canonical: Sequence[FloatArray], seed: int) -> list[FloatArray]:
+        """Normalised motion (T, 70) for every sound f32 (samples,), side by side."""
+        features = [
+            self.encode(mel_windows(log_mel(sound), EMBEDDED.mel, len(sound) // SPEECH_SAMPLES)) for sound in sounds
+        ]
+        return self._stream(features, list(canonical), seed)
+
+    def lips(self, motion: FloatArray) -> FloatArray:
+        """Opening, width, jaw above rest in eye distances, (T, 70) -> (T, 3)."""
+        return np.asarray((motion - rest_values(self.face)) @ self.measures, np.float32)
+
+    def _stream(self, features: list[FloatArray], canonical: list[FloatArray], seed: int) -> list[FloatArray]:
+        return stream(self.sampler, self.face, features, canonical, silent_feature(self.encode), seed)
+
+
+def _other(features: list[FloatArray], index: int) -> FloatArray:
+    """Features of the next clip, cut or repeated to this clip's length."""
+    return np.resize(features[(index + 1) % len(features)], features[index].shape)
+
+
+def open_bench(folder: Path) -> Bench:
+    """Bench around ``audio_encoder.onnx`` and ``window.onnx``, with the settings of the embedded profile."""
+    encoder, face = open_engine(folder / "audio_encoder.onnx"), face_model()
+    sampler = Sampler(
+        open_engine(folder / "window.onnx"),
+        EMBEDDED.window,
+        per_number(face, *EMBEDDED.guidance),
+        per_number(face, *EMBEDDED.temperature),
+    )
+    return Bench(sampler, lambda windows: encoder.run(mel=windows)["feature"], face, measuring_matrix(face))
+
+
+def checkpoint_bench(
+    checkpoint: Path,
+    guidance: tuple[float, float] = EMBEDDED.guidance,
+    temperature: tuple[float, float] = EMBEDDED.temperature,
+    steps: int | None = None,
+) -> Bench:
+    """Bench around the networks of a training checkpoint, which needs no export.
+
+    `steps` of denoising, default: those it was trained to be sampled with. One step without noise and without guidance
+    answers with the network's expectation.
+    """
+    model, saved = load_model(checkpoint)
+    face = face_model()
+    config = DdimConfig(**saved["recipe"]["sampling"])
+    loop = Ddim(model.denoiser, replace(config, steps=steps or config.steps), saved["context_shares"])
+    sampler = torch_sampler(loop, face, guidance, temperature)
+    return Bench(sampler, torch_encoder(model.encoder), face, measuring_matrix(face))
+
+
+def digest_of(path: Path) -> str:
+    """SHA-256 of a file, as exported files name the checkpoint they came from."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
