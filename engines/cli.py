@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from engines.cache import cache_folder
+from engines.controls import DEFAULT, add_options, chosen, steady
 from engines.media import Speech, load_speech
 from engines.motion_file import MotionClip, load_motion, save_motion
 from engines.offline import motions, render_file
@@ -100,19 +101,26 @@ def _published_take(options: argparse.Namespace, photo: bytes, speech: Speech) -
     rows = None
     if options.exact and not options.motion:
         clip = exact.clip_motion(model, identity, speech.pcm, options.seed)
-        rows, _ = talker.placing.place(identity.source, clip, np.zeros(len(clip), np.float32), None)
+        controls = chosen(options)
+        talker.placing.offer.require(controls)
+        rows, _ = talker.placing.place(
+            identity.source, clip, np.zeros(len(clip), np.float32), steady(controls, len(clip)), None
+        )
     paste = PasteBack.into(face.photo, face.to_photo) if options.full_frame else None
     return Take(talker, identity, rows, paste)
 
 
 def _rows(take: Take, options: argparse.Namespace, speech: Speech) -> Iterable[FloatArray]:
     """Motion of every frame, from the file that is to be replayed or kept for the file that is to be saved."""
+    controls = chosen(options)
     if options.motion:
+        if controls != DEFAULT:
+            raise KDTalkerError("What the face does is part of saved motion: leave the controls out with --motion.")
         clip = load_motion(options.motion, take.talker.profile.name)
         return take.talker.placing.transfer(take.identity.source, clip.rows, clip.made_on)
     rows = take.rows
     if rows is None:
-        rows = (tick.motion for tick in motions(take.talker, take.identity, speech, options.seed))
+        rows = (tick.motion for tick in motions(take.talker, take.identity, speech, options.seed, controls))
     if options.save_motion:
         rows = np.stack(list(rows))
         save_motion(options.save_motion, MotionClip(take.talker.profile.name, rows, take.identity.source))
@@ -130,8 +138,10 @@ def render(argv: list[str]) -> int:
     parser.add_argument(
         "--motion", type=Path, metavar="FILE", help="replay saved motion instead of following the speech"
     )
+    add_options(parser)
     _published_options(parser)
     options = parser.parse_args(argv)
+    chosen(options)  # what is wrong with them is said before the work begins
 
     console = Console(stderr=True)
     photo, speech = read_photo(options.photo), load_speech(options.speech)

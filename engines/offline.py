@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from engines.controls import DEFAULT, Controls
 from engines.media import Speech, video_file
 from engines.pipeline import Talker
 from engines.published.cropping import PasteBack
@@ -16,9 +17,11 @@ from engines.types import FRAME_SIZE, SPEECH_SAMPLES, ByteArray, FloatArray, Ide
 BATCH = 4  # frames rendered and written together
 
 
-def motions(talker: Talker, identity: Identity, speech: Speech, seed: int = 0) -> Iterator[MotionTick]:
+def motions(
+    talker: Talker, identity: Identity, speech: Speech, seed: int = 0, controls: Controls = DEFAULT
+) -> Iterator[MotionTick]:
     """Motion of every frame of a finite sound, in order, one tick of sound at a time."""
-    talk = talker.begin(identity, seed)
+    talk = talker.begin(identity, seed, controls)
     for start in range(0, len(speech.pcm), SPEECH_SAMPLES):
         yield from talker.listen(talk, speech.pcm[start : start + SPEECH_SAMPLES])
     yield from talker.finish(talk, speech.frames)

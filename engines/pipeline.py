@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from engines.audio import SILENCE, MelStream
+from engines.controls import DEFAULT, Controls, Glide
 from engines.life import loudness
 from engines.placing import Placing
 from engines.profile import Profile
@@ -30,6 +31,7 @@ class Talk:
     mel: MelStream
     sampler: SamplerState
     placing: Any  # the state of the profile's `Placing`
+    glide: Glide
     features: list[FloatArray] = field(default_factory=list)  # of ticks first_feature, first_feature + 1, ...
     first_feature: int = 0
     levels: list[float] = field(default_factory=list)  # loudness of ticks sampler.next_tick, ...
@@ -45,8 +47,12 @@ class Talker:
     sampler: Sampler
     renderer: Renderer
 
-    def begin(self, identity: Identity, seed: int = 0) -> Talk:
-        """Start a call with an enrolled face; the same seed and sound give the same frames."""
+    def begin(self, identity: Identity, seed: int = 0, controls: Controls = DEFAULT) -> Talk:
+        """Start a call with an enrolled face; the same seed, controls and sound give the same frames.
+
+        Raises ControlError when the profile lacks something that `controls` ask for.
+        """
+        self.placing.offer.require(controls)
         normalisation = self.placing.normalisation
         silence = self._encode([np.full(self.mel_shape, SILENCE, np.float32)])[0]
         canonical = normalisation.canonical_token(identity.canonical)
@@ -54,10 +60,17 @@ class Talker:
         state = self.sampler.begin(canonical, reference, silence, seed)
         context = self.profile.window.committed
         placing = self.placing.begin(seed)
-        return Talk(identity, MelStream(self.profile.mel), state, placing, [silence] * context, -context)
+        glide = Glide.resting(controls)
+        return Talk(identity, MelStream(self.profile.mel), state, placing, glide, [silence] * context, -context)
 
-    def listen(self, talk: Talk, pcm: FloatArray) -> list[MotionTick]:
-        """Add sound f32 (samples,) at 16 kHz; returns the motion of every frame that became due."""
+    def listen(self, talk: Talk, pcm: FloatArray, controls: Controls | None = None) -> list[MotionTick]:
+        """Add sound f32 (samples,) at 16 kHz; returns the motion of every frame that became due.
+
+        `controls` hold from the next frame on, until others are given.
+        """
+        if controls is not None and controls != talk.glide.controls:
+            self.placing.offer.require(controls)
+            talk.glide = talk.glide.towards(controls)
         return self._advance(talk, talk.mel.push(pcm), frames=None)
 
     def finish(self, talk: Talk, frames: int) -> list[MotionTick]:
@@ -97,5 +110,6 @@ class Talker:
     def _place(self, talk: Talk, first: int, normalised: FloatArray) -> list[MotionTick]:
         predicted = self.placing.normalisation.denormalise(normalised)
         levels = np.array(talk.levels[: len(predicted)], np.float32)
-        placed, talk.placing = self.placing.place(talk.identity.source, predicted, levels, talk.placing)
+        effect, talk.glide = talk.glide.advance(len(predicted))
+        placed, talk.placing = self.placing.place(talk.identity.source, predicted, levels, effect, talk.placing)
         return [MotionTick(first + row, placed[row]) for row in range(len(placed))]

@@ -6,11 +6,17 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from engines import motion
+from engines.controls import AMPLITUDES, DEFAULT, EVERYTHING, Effect, Offer, steady
 from engines.life import LifeModel, LifeState
 from engines.motion import Limits, Normalisation
-from engines.types import FloatArray, Identity
+from engines.types import KEYPOINTS, FloatArray, Identity
+
+HEAD = slice(0, motion.TRANSLATION.stop)
+# Keypoints of the lips in the published motion extractor's order (LivePortrait, `animation_region` "lip").
+PUBLISHED_LIPS = np.isin(np.arange(KEYPOINTS), (6, 12, 14, 17, 19, 20))
 
 
 class Placing(Protocol):
@@ -18,6 +24,11 @@ class Placing(Protocol):
 
     @property
     def normalisation(self) -> Normalisation: ...
+
+    @property
+    def offer(self) -> Offer:
+        """Which controls there are."""
+        ...
 
     def begin(self, seed: int) -> Any:
         """State of one call before its first frame."""
@@ -27,10 +38,13 @@ class Placing(Protocol):
         """The photo's own motion (70,) as the denoiser would have predicted it, in physical units."""
         ...
 
-    def place(self, source: FloatArray, clip: FloatArray, levels: FloatArray, state: Any) -> tuple[FloatArray, Any]:
+    def place(
+        self, source: FloatArray, clip: FloatArray, levels: FloatArray, effect: Effect, state: Any
+    ) -> tuple[FloatArray, Any]:
         """Predicted motion (N, 70) in physical units, with loudness (N,), on the photo of motion `source` (70,).
 
-        Returns what the renderer takes, (N, 70), and the state that follows.
+        `effect`: what the controls do to each of the N frames. Returns what the renderer takes, (N, 70), and the
+        state that follows.
         """
         ...
 
@@ -41,11 +55,17 @@ class Placing(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class RelativePlacing:
-    """The embedded profile: lips from the denoiser, head and lids from the life model, all relative to the photo."""
+    """The embedded profile: lips from the denoiser, head and lids from the life model, all relative to the photo.
+
+    `mouth` bool (21,): keypoints of lips and jaw. `emotions` f32 (E, 63): see `engines.emotions`.
+    """
 
     normalisation: Normalisation
     life: LifeModel
     limits: Limits
+    mouth: NDArray[np.bool_]
+    emotions: FloatArray
+    offer: Offer = EVERYTHING
 
     def begin(self, seed: int) -> LifeState:
         return self.life.begin(seed)
@@ -55,10 +75,13 @@ class RelativePlacing:
         return motion.pack(1.0, still, still, motion.expression(identity.source))
 
     def place(
-        self, source: FloatArray, clip: FloatArray, levels: FloatArray, state: LifeState
+        self, source: FloatArray, clip: FloatArray, levels: FloatArray, effect: Effect, state: LifeState
     ) -> tuple[FloatArray, LifeState]:
         poses, lids, state = self.life.advance(state, levels)
-        return motion.onto_photo(source, self.life.apply(clip, poses, lids), self.limits), state
+        # Blinks keep their size: eyes that only half close would look ill.
+        alive = self.life.apply(amplified(clip, effect, self.mouth), poses * effect.pose[:, None], lids)
+        alive[:, motion.EXPRESSION] += effect.emotions @ self.emotions
+        return motion.onto_photo(source, alive, self.limits), state
 
     def transfer(self, source: FloatArray, placed: FloatArray, made_on: FloatArray) -> FloatArray:
         change = placed.copy()
@@ -70,10 +93,15 @@ class RelativePlacing:
 
 @dataclass(frozen=True, slots=True)
 class PublishedPlacing:
-    """The published profile: motion as predicted (absolute), or as change from the first frame (`relative`)."""
+    """The published profile: motion as predicted (absolute), or as change from the first frame (`relative`).
+
+    Amplitudes act on the difference from the photo's own motion.
+    """
 
     normalisation: Normalisation
     relative: bool = False
+    # Which way an emotion or a glance lies in the published expression space, nothing published says.
+    offer: Offer = AMPLITUDES
 
     def begin(self, seed: int) -> FloatArray | None:
         return None
@@ -82,13 +110,27 @@ class PublishedPlacing:
         return identity.source
 
     def place(
-        self, source: FloatArray, clip: FloatArray, levels: FloatArray, state: FloatArray | None
+        self, source: FloatArray, clip: FloatArray, levels: FloatArray, effect: Effect, state: FloatArray | None
     ) -> tuple[FloatArray, FloatArray | None]:
         first = clip[0] if state is None else state
-        return (change_from(first, source, clip) if self.relative else as_predicted(source, clip)), first
+        placed = change_from(first, source, clip) if self.relative else as_predicted(source, clip)
+        rest = as_predicted(source, source[None])
+        # Written so that factors of 1 leave the prediction as it is, to the last bit.
+        more = amplified(placed - rest, effect, PUBLISHED_LIPS) - (placed - rest)
+        more[:, HEAD] = (effect.pose - 1)[:, None] * (placed - rest)[:, HEAD]
+        return placed + more, first
 
     def transfer(self, source: FloatArray, placed: FloatArray, made_on: FloatArray) -> FloatArray:
-        return self.place(source, placed, np.zeros(len(placed), np.float32), None)[0]
+        count = len(placed)
+        return self.place(source, placed, np.zeros(count, np.float32), steady(DEFAULT, count), None)[0]
+
+
+def amplified(change: FloatArray, effect: Effect, mouth: NDArray[np.bool_]) -> FloatArray:
+    """Motion (N, 70) whose `exp` is a change from rest, with that change made larger or smaller."""
+    larger = change.copy()
+    gains = effect.expression[:, None] * np.where(np.repeat(mouth, 3), effect.mouth[:, None], 1)
+    larger[:, motion.EXPRESSION] *= gains.astype(np.float32)
+    return larger
 
 
 def as_predicted(source: FloatArray, clip: FloatArray) -> FloatArray:

@@ -7,6 +7,7 @@ from importlib.resources import as_file, files
 import numpy as np
 
 from engines.cache import cache_folder
+from engines.emotions import emotion_offsets
 from engines.face_mesh import FaceModel, face_model
 from engines.life import life_model
 from engines.pipeline import Talker
@@ -42,7 +43,7 @@ def open_talker(name: str = "embedded", weights: str | None = None) -> Talker:
             expect={"profile": chosen.name, "network": "window"},
         )
     sampler = Sampler(window, chosen.window, _per_number(chosen.guidance, face), _per_number(chosen.temperature, face))
-    placing = RelativePlacing(face.normalisation, life_model(), chosen.limits)
+    placing = RelativePlacing(face.normalisation, life_model(), chosen.limits, face.mouth, emotion_offsets(face))
     return Talker(chosen, placing, encoder, sampler, open_renderer(chosen))
 
 
