@@ -1,6 +1,6 @@
 """``python -m training all``: every step, one after another; or one of them alone.
 
-keypoints -> life -> motion (build/motion.pt) -> ONNX files -> evaluation. Takes the tracks of
+keypoints -> life -> emotions -> motion (build/motion.pt) -> ONNX files -> evaluation. Takes the tracks of
 ``../shared/data`` (or KDTALKER_DATA) and writes ``engines/weights/embedded``.
 """
 
@@ -23,6 +23,7 @@ from engines.face_mesh import face_model
 from training import keypoints as keypoint_fit
 from training.card import write_card
 from training.corpus import items_of
+from training.emotions import fit_emotions, save_emotions
 from training.evaluate import evaluate
 from training.life import fit_life, save_life
 from training.shapes import first_template, shapes_of
@@ -67,6 +68,15 @@ def fit_motion_of_life(_: argparse.Namespace) -> None:
     save_life(fit_life(items_of(shapes_of(clips, face.template)), face), WEIGHTS / "life.npz")
 
 
+def fit_faces_of_emotion(_: argparse.Namespace) -> None:
+    """Write ``emotions.npz``: what each emotion adds to the expression."""
+    clips = [clip for clip in _learn_from(permissive=False) if clip.split == "train"]
+    face = face_model()
+    _, mirror = first_template(clips)
+    shapes = shapes_of([clip for clip in clips if clip.dataset == "clips"], face.template)
+    save_emotions(fit_emotions(shapes, face, mirror), WEIGHTS / "emotions.npz")
+
+
 def fit_motion(arguments: argparse.Namespace) -> None:
     """Train the denoiser; write the checkpoint."""
     torch.set_num_threads(1)
@@ -89,7 +99,7 @@ def measure(arguments: argparse.Namespace) -> None:
 
 def everything(arguments: argparse.Namespace) -> None:
     """All steps."""
-    for step in (fit_keypoints, fit_motion_of_life, fit_motion):
+    for step in (fit_keypoints, fit_motion_of_life, fit_faces_of_emotion, fit_motion):
         step(arguments)
     # By name, as training and export do not know each other.
     subprocess.run([sys.executable, "-m", "export.to_onnx", str(arguments.checkpoint)], check=True, cwd=REPOSITORY)
@@ -99,6 +109,7 @@ def everything(arguments: argparse.Namespace) -> None:
 STEPS = {
     "keypoints": fit_keypoints,
     "life": fit_motion_of_life,
+    "emotions": fit_faces_of_emotion,
     "motion": fit_motion,
     "evaluate": measure,
     "all": everything,
