@@ -10,13 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import uvicorn
+from engines.types import KDTalkerError
 from fastapi import FastAPI
+from fastapi.middleware.cors import CORSMiddleware
+from server.auth import Keys
+from server.guard import Guard
+from server.limits import Buckets
 from starlette.datastructures import MutableHeaders
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from engines.types import KDTalkerError
-from server import problems, signalling, tls
+from server import logs, problems, signalling, tls
 from server.house import House
 from server.settings import Settings
 
@@ -34,7 +38,7 @@ CONTENT_POLICY = "; ".join(
 SECURITY_HEADERS = {
     "Content-Security-Policy": CONTENT_POLICY,
     "Permissions-Policy": "microphone=(self), camera=(), geolocation=()",
-    "Referrer-Policy": "no-referrer",
+    "Referrer-Policy": "same-origin",
     "X-Content-Type-Options": "nosniff",
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
@@ -76,6 +80,23 @@ def create_app(settings: Settings) -> FastAPI:
     # The interactive documentation pages load scripts from elsewhere, which this server never makes a browser do.
     app = FastAPI(title="KDTalker Live", lifespan=lifespan, docs_url=None, redoc_url=None)
     app.state.house = house
+    # The last one added is met first: what follows are the headers, then other pages' questions, then the door.
+    app.add_middleware(
+        Guard,
+        keys=Keys(token.get_secret_value() for token in settings.tokens),
+        buckets=Buckets(settings.rate_limit, settings.rate_burst),
+        origins=settings.cors_origins,
+        page=PAGE / "key.html",
+        metrics=house.metrics,
+    )
+    if settings.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors_origins,
+            allow_methods=["GET", "POST", "PATCH", "DELETE"],
+            allow_headers=["Authorization", "Content-Type", "If-Match", "Session-Token"],
+            expose_headers=["Location", "Retry-After", "ETag", "Link", "Session-Token"],
+        )
     app.add_middleware(SecurityHeaders)
     problems.install(app, house.metrics)
     app.include_router(signalling.router(house))
@@ -103,8 +124,9 @@ def _certificate(settings: Settings) -> dict[str, Any]:
 
 def serve(settings: Settings) -> None:
     """Serve until SIGINT or SIGTERM, then end every call; raises what kept the engines from opening."""
-    logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)-7s %(name)s: %(message)s")
-    logging.getLogger("aioice").setLevel(logging.WARNING)
+    logs.configure(settings.log_level, settings.log_format)
+    if not settings.tokens and settings.host not in ("127.0.0.1", "::1", "localhost"):
+        logger.warning("no tokens are set: whoever reaches %s:%d may call", settings.host, settings.port)
     certificate = _certificate(settings)
     app = create_app(settings)
     house: House = app.state.house
@@ -114,6 +136,8 @@ def serve(settings: Settings) -> None:
         port=settings.port,
         log_config=None,
         access_log=False,
+        proxy_headers=bool(settings.trusted_proxies),
+        forwarded_allow_ips=list(settings.trusted_proxies),
         server_header=False,
         **certificate,
         timeout_graceful_shutdown=DRAIN,

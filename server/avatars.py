@@ -35,23 +35,30 @@ class EnrolmentBusyError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Avatar:
-    """`picture`: JPEG of the square the face is shown in. `report`: what the photo's checks measured."""
+    """`picture`: JPEG of the square the face is shown in. `report`: what the photo's checks measured.
+
+    `owner`: who sent the photo (the name of an `auth.Holder`), None for a face that ships.
+    """
 
     id: str
     title: str
     identity: Identity
     picture: bytes
     report: Mapping[str, float] = field(default_factory=dict)
+    owner: str | None = None
 
 
 class Avatars:
-    """Faces by name. Photos are prepared one at a time on a thread of their own, at low priority."""
+    """Faces by name. Photos are prepared one at a time on a thread of their own, at low priority.
 
-    def __init__(self, limit: int, cache: Path) -> None:
+    At most `limit` sent photos are kept, each for `keep` seconds; a call that shows one keeps it to its own end.
+    """
+
+    def __init__(self, limit: int, cache: Path, keep: float) -> None:
         self._store = IdentityStore(cache / "identities", VERSION)
         self._shipped: dict[str, Avatar] = {}
         self._sent: dict[str, Avatar] = {}
-        self._limit = limit
+        self._limit, self._keep = limit, keep
         self._waiting = 0
         self._talker: Talker | None = None
         self._landmarker: FaceLandmarker | None = None
@@ -82,10 +89,19 @@ class Avatars:
     def listed(self) -> list[Avatar]:
         return list(self._shipped.values())
 
-    def find(self, name: str) -> Avatar | None:
-        return self._shipped.get(name) or self._sent.get(name)
+    def find(self, name: str, holder: str) -> Avatar | None:
+        """A face that ships, or one that `holder` sent; what others sent is not there."""
+        sent = self._sent.get(name)
+        return self._shipped.get(name) or (sent if sent is not None and sent.owner == holder else None)
 
-    async def add(self, photo: bytes) -> Avatar:
+    def remove(self, name: str, holder: str) -> bool:
+        """Delete a photo that `holder` sent; False where there is none."""
+        there = name in self._sent and self._sent[name].owner == holder
+        if there:
+            del self._sent[name]
+        return there
+
+    async def add(self, photo: bytes, owner: str) -> Avatar:
         """Enrol a sent photo; raises PortraitError or EnrolmentBusyError. The oldest sent one may have to go."""
         if self._waiting >= WAITING_PHOTOS:
             raise EnrolmentBusyError
@@ -93,10 +109,11 @@ class Avatars:
         try:
             name = secrets.token_urlsafe(12)
             loop = asyncio.get_running_loop()
-            avatar = await loop.run_in_executor(self._executor, self._make, name, "Your photo", photo)
+            avatar = await loop.run_in_executor(self._executor, self._make, name, photo, owner)
         finally:
             self._waiting -= 1
         self._sent[name] = avatar
+        loop.call_later(self._keep, self._sent.pop, name, None)
         while len(self._sent) > self._limit:
             del self._sent[next(iter(self._sent))]
         return avatar
@@ -108,9 +125,9 @@ class Avatars:
         )
         return Avatar(name, name.replace("_", " ").capitalize(), identity, _jpeg(identity.crop))
 
-    def _make(self, name: str, title: str, photo: bytes) -> Avatar:
+    def _make(self, name: str, photo: bytes, owner: str) -> Avatar:
         portrait = self._prepare(photo)
-        return Avatar(name, title, self._enrol(portrait), _jpeg(portrait.crop), portrait.report)
+        return Avatar(name, "Your photo", self._enrol(portrait), _jpeg(portrait.crop), portrait.report, owner)
 
     def _prepare(self, photo: bytes) -> Portrait:
         if self._landmarker is None:

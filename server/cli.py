@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import re
+import secrets
 
 from engines.profile import PROFILES
 from engines.types import KDTalkerError
 from server.app import serve as run
+from server.auth import Keys
 from server.settings import Settings
 
 
@@ -24,9 +27,34 @@ def serve(argv: list[str]) -> int:
     parser.add_argument("--udp-ports", metavar="FIRST-LAST", help="ports for sound and pictures; default: any")
     parser.add_argument("--log-level", choices=["debug", "info", "warning", "error"], help="default: info")
     given = {name: value for name, value in vars(parser.parse_args(argv)).items() if value is not None}
+    run(settings_of(given))
+    return 0
+
+
+UNITS = {"m": 60, "h": 3600, "d": 86_400}
+
+
+def link(argv: list[str]) -> int:
+    """Print a link that lets a guest make calls until it expires, signed by the first of KDTALKER_TOKENS."""
+    parser = argparse.ArgumentParser(prog="kdtalker link", description=link.__doc__)
+    parser.add_argument("--for", dest="time", default="2h", metavar="TIME", help="as 30m, 2h or 7d; default: 2h")
+    parser.add_argument("--name", help="what tells this guest from others; default: made up")
+    parser.add_argument("--url", default="http://127.0.0.1:8080", help="where the server is; default: %(default)s")
+    given = parser.parse_args(argv)
+    time = re.fullmatch(r"(\d+)([mhd])", given.time)
+    if time is None or not int(time[1]):
+        raise KDTalkerError(f"'{given.time}' is no time; write 30m, 2h or 7d.")
+    tokens = [token.get_secret_value() for token in settings_of({}).tokens]
+    if not tokens:
+        raise KDTalkerError("KDTALKER_TOKENS is not set here; a link is signed by a token of the server.")
+    key = Keys(tokens).link(given.name or secrets.token_hex(4), int(time[1]) * UNITS[time[2]])
+    print(f"{given.url.rstrip('/')}/?key={key}")
+    return 0
+
+
+def settings_of(given: dict[str, object]) -> Settings:
+    """The environment's settings with `given` on top; raises KDTalkerError."""
     try:
-        settings = Settings(**given)
+        return Settings(**given)  # type: ignore[arg-type]
     except ValueError as error:
         raise KDTalkerError(f"The settings are not usable: {error}") from error
-    run(settings)
-    return 0

@@ -10,13 +10,13 @@ from contextlib import asynccontextmanager
 
 import cv2
 import numpy as np
-
 from engines.pipeline import Talker
 from engines.talkers import open_talker
 from engines.types import SPEECH_SAMPLES, Identity, KDTalkerError
 from server.avatars import Avatars
 from server.batcher import Batcher
 from server.metrics import Metrics
+
 from server.reception import Reception
 from server.settings import Settings
 
@@ -34,7 +34,7 @@ class House:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.metrics = Metrics()
-        self.avatars = Avatars(settings.max_avatars, settings.cache)
+        self.avatars = Avatars(settings.max_avatars, settings.cache, settings.keep_photos)
         self.reception: Reception | None = None
         self.failure: Exception | None = None
         self.on_ready: Callable[[], None] = lambda: None

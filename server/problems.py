@@ -8,14 +8,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from http import HTTPStatus
 
+from engines.types import KDTalkerError, PortraitError
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from starlette.exceptions import HTTPException
-
-from engines.types import KDTalkerError, PortraitError
 from server.metrics import Metrics
 from server.session import OfferError
+from starlette.exceptions import HTTPException
 
 
 class ProblemError(Exception):
@@ -30,15 +29,18 @@ def not_now(detail: str, retry_after: int) -> ProblemError:
     return ProblemError(503, detail, {"Retry-After": str(retry_after)})
 
 
+def response(problem: ProblemError) -> JSONResponse:
+    """The answer to a refused request."""
+    body = {"title": HTTPStatus(problem.status).phrase, "status": problem.status, "detail": problem.detail}
+    return JSONResponse(body | problem.members, problem.status, problem.headers, media_type="application/problem+json")
+
+
 def install(app: FastAPI, metrics: Metrics) -> None:
     """Answer every error of `app` in this form, and count it."""
 
     def answer(problem: ProblemError) -> JSONResponse:
         metrics.refused.labels(str(problem.status)).inc()
-        body = {"title": HTTPStatus(problem.status).phrase, "status": problem.status, "detail": problem.detail}
-        return JSONResponse(
-            body | problem.members, problem.status, problem.headers, media_type="application/problem+json"
-        )
+        return response(problem)
 
     @app.exception_handler(ProblemError)
     async def problem(request: Request, error: ProblemError) -> JSONResponse:

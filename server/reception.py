@@ -11,6 +11,8 @@ from engines.types import Identity
 from server.batcher import Batcher
 from server.metrics import Metrics
 from server.session import Session
+
+from server import logs
 from server.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -63,6 +65,7 @@ class Reception:
 
     async def _live(self, session: Session, offer: str, answer: asyncio.Future[str]) -> None:
         """A call's whole life; whatever goes wrong in it stays in it."""
+        logs.session.set(session.id)
         try:
             async with session:
                 answer.set_result(await session.accept(offer))

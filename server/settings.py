@@ -10,6 +10,7 @@ import os
 from pathlib import Path
 from typing import Annotated, Self
 
+from engines.cache import cache_folder
 from pydantic import (
     AliasChoices,
     BaseModel,
@@ -22,8 +23,6 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from engines.cache import cache_folder
-
 
 class IceServer(BaseModel):
     """One entry of `RTCConfiguration.iceServers`, as the page and aiortc both take it."""
@@ -33,6 +32,15 @@ class IceServer(BaseModel):
     urls: list[str]
     username: str | None = None
     credential: str | None = None
+
+
+def _listed(given: object) -> object:
+    """`one,two` -> ["one", "two"]."""
+    return [part.strip() for part in given.split(",") if part.strip()] if isinstance(given, str) else given
+
+
+Listed = (NoDecode, BeforeValidator(_listed))
+Token = Annotated[SecretStr, Field(min_length=16)]
 
 
 def _ports(given: object) -> object:
@@ -51,11 +59,14 @@ Port = Annotated[int, Field(ge=1, le=65535)]
 class Settings(BaseSettings):
     """Built once at start, then passed. Times are seconds, rates bits a second, sizes bytes."""
 
-    model_config = SettingsConfigDict(env_prefix="KDTALKER_", frozen=True, extra="forbid", populate_by_name=True)
+    model_config = SettingsConfigDict(
+        env_prefix="KDTALKER_", frozen=True, extra="forbid", populate_by_name=True, hide_input_in_errors=True
+    )
 
     host: str = Field("127.0.0.1", validation_alias=AliasChoices("KDTALKER_HOST", "HOST"))
     port: int = Field(8080, ge=0, le=65535, validation_alias=AliasChoices("KDTALKER_PORT", "PORT"))
     log_level: str = Field("info", pattern="^(debug|info|warning|error)$")
+    log_format: str = Field("text", pattern="^(text|json)$")
     profile: str = "embedded"
     cache: Path = Field(default_factory=cache_folder)
 
@@ -93,6 +104,20 @@ class Settings(BaseSettings):
     idle_after: float = Field(900.0, gt=0)
     """A call in which nobody speaks for this long ends."""
     session_limit: float = Field(4 * 3600.0, gt=0)
+
+    tokens: Annotated[tuple[Token, ...], *Listed] = ()
+    """Bearer tokens, separated by commas; without any, everybody may come in."""
+    cors_origins: Annotated[tuple[str, ...], *Listed] = ()
+    """Other servers whose pages may use this one, as `https://example.org`."""
+    trusted_proxies: Annotated[tuple[str, ...], *Listed] = ()
+    """Addresses or networks of proxies whose `X-Forwarded-For` and `X-Forwarded-Proto` are believed."""
+    rate_limit: float = Field(2.0, ge=0)
+    """Requests a second that one address may make, not counting plain reading; 0: any number."""
+    rate_burst: int = Field(60, ge=1)
+    keep_photos: float = Field(4 * 3600.0, gt=0)
+    """A sent photo is deleted after this long."""
+    body_timeout: float = Field(30.0, gt=0)
+    """A request must have arrived whole by then."""
 
     max_offer: int = 65_536
     max_photo: int = 20 * 1024 * 1024

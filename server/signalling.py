@@ -6,21 +6,23 @@ Its name cannot be guessed, so knowing the address is the right to end it.
 
 from __future__ import annotations
 
+import asyncio
 from enum import StrEnum
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import JSONResponse, PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST
+from server.auth import Holder
+from server.avatars import Avatar, EnrolmentBusyError
+from server.session import Session
 from starlette.datastructures import UploadFile
 from starlette.types import Message
 
 from server import ice
-from server.avatars import Avatar, EnrolmentBusyError
 from server.house import House
 from server.problems import ProblemError, not_now
 from server.reception import FullHouseError, Reception
-from server.session import Session
 
 SDP = "application/sdp"
 NO_STORE = {"Cache-Control": "no-store"}
@@ -42,13 +44,15 @@ def router(house: House) -> APIRouter:
     settings, metrics, avatars = house.settings, house.metrics, house.avatars
 
     @routes.post("/sessions", status_code=201)
-    async def open_session(request: Request, avatar: str | None = None, mode: Mode = Mode.MIRROR) -> Response:
+    async def open_session(
+        request: Request, holder: Caller, avatar: str | None = None, mode: Mode = Mode.MIRROR
+    ) -> Response:
         require_type(request, SDP)
         if mode is not Mode.MIRROR:
             raise ProblemError(501, f"Mode '{mode}' is not there yet; this server has mode 'mirror'.")
         reception = open_reception(house)
-        chosen = find_avatar(house, avatar or avatars.default)
-        offer = (await body(request, settings.max_offer)).decode("utf-8", "replace")
+        chosen = find_avatar(house, avatar or avatars.default, holder)
+        offer = (await body(request, settings.max_offer, settings.body_timeout)).decode("utf-8", "replace")
         try:
             session, answer = await reception.admit(offer, chosen.id, chosen.identity)
         except FullHouseError:
@@ -80,22 +84,30 @@ def router(house: House) -> APIRouter:
         return JSONResponse({"avatars": listed, "default": avatars.default}, headers=NO_STORE)
 
     @routes.get("/avatars/{name}/picture")
-    async def avatar_picture(name: str) -> Response:
-        headers = {"Cache-Control": "private, max-age=3600"}
-        return Response(find_avatar(house, name).picture, headers=headers, media_type="image/jpeg")
+    async def avatar_picture(name: str, holder: Caller) -> Response:
+        found = find_avatar(house, name, holder)
+        # A photo that was sent leaves no copy on the way.
+        headers = NO_STORE if found.owner is not None else {"Cache-Control": "private, max-age=3600"}
+        return Response(found.picture, headers=headers, media_type="image/jpeg")
 
     @routes.post("/avatars", status_code=201)
-    async def add_avatar(request: Request) -> JSONResponse:
+    async def add_avatar(request: Request, holder: Caller) -> JSONResponse:
         require_type(request, "multipart/form-data")
         open_reception(house)
-        photo = await sent_file(request, settings.max_photo)
+        photo = await sent_file(request, settings.max_photo, settings.body_timeout)
         try:
             with metrics.stage("enrol"):
-                avatar = await avatars.add(photo)
+                avatar = await avatars.add(photo, holder.name)
         except EnrolmentBusyError:
             raise not_now("Too many photos are waiting; try again soon.", settings.retry_after) from None
         content = described(avatar) | {"report": {name: round(value, 4) for name, value in avatar.report.items()}}
         return JSONResponse(content, 201, {"Location": f"/avatars/{avatar.id}", **NO_STORE})
+
+    @routes.delete("/avatars/{name}", status_code=204)
+    async def delete_avatar(name: str, holder: Caller) -> Response:
+        if not avatars.remove(name, holder.name):
+            raise ProblemError(404, f"You sent no avatar '{name}'.")
+        return Response(status_code=204)
 
     @routes.get("/healthz")
     async def healthz() -> PlainTextResponse:
@@ -108,10 +120,25 @@ def router(house: House) -> APIRouter:
         return PlainTextResponse("ready\n")
 
     @routes.get("/metrics")
-    async def exposition() -> Response:
+    async def exposition(holder: Caller) -> Response:
+        require_operator(holder)
         return Response(metrics.page(), media_type=CONTENT_TYPE_LATEST)
 
     return routes
+
+
+def caller(request: Request) -> Holder:
+    """Whoever the guard let in."""
+    holder: Holder = request.state.holder
+    return holder
+
+
+Caller = Annotated[Holder, Depends(caller)]
+
+
+def require_operator(holder: Holder) -> None:
+    if not holder.operator:
+        raise ProblemError(403, "This needs a token; a link is for calls only.")
 
 
 def described(avatar: Avatar) -> dict[str, Any]:
@@ -126,8 +153,8 @@ def open_reception(house: House) -> Reception:
     return house.reception
 
 
-def find_avatar(house: House, name: str) -> Avatar:
-    avatar = house.avatars.find(name)
+def find_avatar(house: House, name: str, holder: Holder) -> Avatar:
+    avatar = house.avatars.find(name, holder.name)
     if avatar is None:
         raise ProblemError(404, f"There is no avatar '{name}'.")
     return avatar
@@ -146,26 +173,31 @@ def require_type(request: Request, wanted: str) -> None:
         raise ProblemError(415, f"Content-Type must be {wanted}.")
 
 
-async def body(request: Request, limit: int) -> bytes:
-    return await limited(request, limit).body()
+async def body(request: Request, limit: int, patience: float) -> bytes:
+    return await limited(request, limit, patience).body()
 
 
-async def sent_file(request: Request, limit: int) -> bytes:
+async def sent_file(request: Request, limit: int, patience: float) -> bytes:
     """The first file of a form, under whatever name it comes."""
-    async with limited(request, limit).form(max_files=1, max_fields=8) as form:
+    async with limited(request, limit, patience).form(max_files=1, max_fields=8) as form:
         for _, part in form.multi_items():
             if isinstance(part, UploadFile):
                 return await part.read()
     raise ProblemError(422, "The form has no file; send one image.", reason="unreadable")
 
 
-def limited(request: Request, limit: int) -> Request:
-    """The request, refusing with 413 to take more than `limit` bytes."""
+def limited(request: Request, limit: int, patience: float) -> Request:
+    """The request, refusing with 413 to take more than `limit` bytes, and with 408 to wait longer than `patience`."""
     taken = 0
+    deadline = asyncio.get_running_loop().time() + patience
 
     async def receive() -> Message:
         nonlocal taken
-        message = await request.receive()
+        try:
+            async with asyncio.timeout_at(deadline):
+                message = await request.receive()
+        except TimeoutError:
+            raise ProblemError(408, "The request did not arrive whole in time.") from None
         taken += len(message.get("body", b""))
         if taken > limit:
             raise ProblemError(413, f"That is too large; the limit is {limit // 1024} KiB.")

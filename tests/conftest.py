@@ -77,10 +77,11 @@ def start_server(folder: Path, **settings: object) -> LiveServer:
     """Start `kdtalker serve` and wait until it takes calls; `settings` are those of `server.settings`."""
     port = free_port()
     environment = {name: value for name, value in os.environ.items() if name not in ("HOST", "PORT")}
+    environment["KDTALKER_HOST"] = "127.0.0.1"
     environment |= {f"KDTALKER_{name.upper()}": str(value) for name, value in settings.items()}
     environment |= {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", "KDTALKER_CACHE": str(folder.parent / "cache")}
     log = folder / "server.log"
-    command = [sys.executable, "-m", "kdtalker", "serve", "--host", "127.0.0.1", "--port", str(port)]
+    command = [sys.executable, "-m", "kdtalker", "serve", "--port", str(port)]
     with log.open("wb") as out:
         process = subprocess.Popen(command, cwd=REPOSITORY, env=environment, stdout=out, stderr=out)
     scheme = "https" if {"self_signed", "tls_cert"} & settings.keys() else "http"
