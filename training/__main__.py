@@ -28,12 +28,13 @@ from training.evaluate import evaluate
 from training.life import fit_life, save_life
 from training.shapes import first_template, shapes_of
 from training.tracks import REPOSITORY, Clip, data_folder, read_clips
-from training.train import Recipe, train
+from training.train import SAMPLING, Recipe, train
 
 console = Console()
 WEIGHTS = keypoint_fit.WEIGHTS
 PERMISSIVE_MIX = {"grid_s1": 0.4, "clips": 0.6}
 CHECKPOINT = REPOSITORY / "build" / "motion.pt"
+REGRESSION = REPOSITORY / "build" / "regression.pt"
 
 
 def permitted(clip: Clip) -> bool:
@@ -79,22 +80,38 @@ def fit_faces_of_emotion(_: argparse.Namespace) -> None:
 
 def fit_motion(arguments: argparse.Namespace) -> None:
     """Train the denoiser; write the checkpoint."""
-    torch.set_num_threads(1)
-    clips = _learn_from(arguments.permissive)
-    _, mirror = first_template([clip for clip in clips if clip.split == "train"])
-    items = items_of(shapes_of(clips, face_model().template))
     recipe = Recipe(seed=arguments.seed, steps=arguments.steps)
     if arguments.permissive:
         recipe = replace(recipe, mix=PERMISSIVE_MIX)
-    best = train(recipe, items, mirror, arguments.checkpoint)
-    console.print(f"chose step {best.step}; wrote {arguments.checkpoint}")
+    _fit(recipe, _learn_from(arguments.permissive), arguments.checkpoint)
+
+
+def _fit(recipe: Recipe, clips: list[Clip], path: Path) -> None:
+    torch.set_num_threads(1)
+    _, mirror = first_template([clip for clip in clips if clip.split == "train"])
+    best = train(recipe, items_of(shapes_of(clips, face_model().template)), mirror, path)
+    console.print(f"chose step {best.step}; wrote {path}")
+
+
+def fit_regression(arguments: argparse.Namespace) -> None:
+    """Train the same network to answer at once, without noise: what the evaluation compares with."""
+    recipe = Recipe(
+        seed=arguments.seed,
+        steps=arguments.steps,
+        regression=True,
+        sampling=replace(SAMPLING, steps=1),
+        guidance=(1.0, 1.0),
+        temperature=(0.0, 0.0),
+    )
+    _fit(recipe, _learn_from(permissive=False), arguments.regression)
 
 
 def measure(arguments: argparse.Namespace) -> None:
     """Evaluate the exported files on every group of clips; write figures, plots and the card."""
     shapes = shapes_of(read_clips(data_folder()), face_model().template)
-    evaluate(shapes, WEIGHTS, arguments.checkpoint)
-    write_card(WEIGHTS, arguments.checkpoint, data_folder())
+    checkpoints = arguments.checkpoints or [arguments.checkpoint]
+    evaluate(shapes, WEIGHTS, checkpoints, data_folder(), arguments.regression, arguments.before)
+    write_card(WEIGHTS, checkpoints[0], data_folder())
 
 
 def everything(arguments: argparse.Namespace) -> None:
@@ -111,6 +128,7 @@ STEPS = {
     "life": fit_motion_of_life,
     "emotions": fit_faces_of_emotion,
     "motion": fit_motion,
+    "regression": fit_regression,
     "evaluate": measure,
     "all": everything,
 }
@@ -126,6 +144,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, default=Recipe().steps)
     parser.add_argument("--permissive", action="store_true", help="learn from permissively licensed clips only")
     parser.add_argument("--checkpoint", type=Path, default=CHECKPOINT)
+    parser.add_argument("--checkpoints", type=Path, nargs="+", help="evaluate: the exported one, then other seeds'")
+    parser.add_argument("--regression", type=Path, default=REGRESSION, help="checkpoint of the step regression")
+    parser.add_argument("--before", type=Path, help="evaluate: exported files of an earlier model, for comparison")
     arguments = parser.parse_args(argv)
     STEPS[arguments.step](arguments)
     return 0

@@ -15,6 +15,9 @@ from training.corpus import MEASURES
 from training.tracks import held_out_names, read_index
 
 FILES = ("keypoints.npz", "audio_encoder.onnx", "window.onnx", "life.npz")
+SYSTEMS = ("ours", "regression", "one step", "loudness", "shuffled", "tracker")
+AIMS = {"opening": ".54", "width": ".40", "jaw": ".42", "velocity": ".32"}
+TRACKED = ("threshold", "studio, tracked")
 INTRODUCTION = """# Embedded motion model
 
 Speech to facial motion for the `embedded` profile of KDTalker Live: a narrow spatiotemporal denoiser of
@@ -75,22 +78,56 @@ def data_table(root: Path) -> list[str]:
 
 def lip_table(lips: dict[str, Any]) -> list[str]:
     """Correlations and amplitudes per group of clips and per system."""
-    head = ("clips", "system", "opening", "width", "jaw", "velocity", "amplitude o / w / j", "velocity amplitude")
+    head = ("clips", "system", *MEASURES, "velocity", "amplitude o / w / j", "velocity amplitude", "lag")
     lines = [_line(head), "|" + "---|" * len(head)]
     for group, table in lips.items():
-        for system in ("ours", "posterior mean", "loudness", "shuffled"):
+        for system in SYSTEMS:
             score = table.get(system)
             if score is None:
                 continue
-            cells = [f"{score['correlation'][k]:.2f}" for k in ("opening", "width", "jaw")]
-            if system == "ours":
-                spans = table["interval"]
-                cells = [f"**{c}** ({spans[k][0]:.2f}-{spans[k][1]:.2f})" for c, k in zip(cells, spans, strict=True)]
-            amplitude = " / ".join(f"{score['amplitude'][k]:.2f}" for k in ("opening", "width", "jaw"))
-            label = f"{group} ({table['clips']} clips, {table['seconds']:.0f} s)" if system == "ours" else ""
-            speed = f"{score['velocity_correlation']:.2f}"
-            lines.append(_line((label, system, *cells, speed, amplitude, f"{score['velocity_amplitude']:.2f}")))
+            cells = [f"{score[k]:.2f}" for k in (*MEASURES, "velocity")]
+            ours = system == "ours"
+            if ours:
+                spans = [table.get("interval", {}).get(k) for k in (*MEASURES, "velocity")]
+                cells = [
+                    f"**{c}**" + (f" ({s[0]:.2f}-{s[1]:.2f})" if s else "") for c, s in zip(cells, spans, strict=True)
+                ]
+            amplitude = " / ".join(f"{score[f'{k} amplitude']:.2f}" for k in MEASURES)
+            label = f"{group} ({table['clips']} clips, {table['seconds']:.0f} s)" if ours else ""
+            late = "/".join(map(str, sorted(set(table["lag_frames"])))) if ours else ""
+            lines.append(_line((label, system, *cells, amplitude, f"{score['velocity amplitude']:.2f}", late)))
     return lines
+
+
+def before_and_after(figures: dict[str, Any]) -> list[str]:
+    """The model before and this one on the clips that only judge, beside what was aimed at."""
+    before, after = figures.get("before"), figures
+    if not before:
+        return []
+
+    def lips(key: str) -> list[str]:
+        return [f"{each['lips']['held out']['ours'][key]:.2f}" for each in (before, after)]
+
+    def closing(kind: str, key: str) -> list[str]:
+        return [f"{each['closing'][kind][key]:.2f}" for each in (before, after)]
+
+    def closed(kind: str) -> list[str]:
+        shown = [each["bilabials"].get(kind) for each in (before, after)]
+        return [
+            f"{s['closed']:.2f} (others {s.get('others_closed', s.get('elsewhere')):.2f})" if s else "" for s in shown
+        ]
+
+    rows = [(f"correlation, {k}", f">= {aim}", *lips(k)) for k, aim in AIMS.items()]
+    rows += [
+        (f"amplitude, {k}", ">= .75" if k == "width" else ".85 to 1.15", *lips(f"{k} amplitude")) for k in MEASURES
+    ]
+    rows.append(("velocity amplitude", ".85 to 1.15", *lips("velocity amplitude")))
+    for kind in after["closing"]:
+        rows.append((f"opening 200 ms after speech, {kind}", "<= .10", *closing(kind, "at_200_ms")))
+        rows.append((f"share of the next 2 s closed, {kind}", "", *closing(kind, "closed")))
+    aims = {"studio, ours": ">= .85"}
+    rows += [(f"bilabials closed, {k}", aims.get(k, ""), *closed(k)) for k in after["bilabials"] if k not in TRACKED]
+    return [_line(("held-out clips", "aim", "before", "now")), "|---|---|---|---|", *map(_line, rows), ""]
 
 
 def _training(saved: dict[str, Any]) -> list[str]:
@@ -149,22 +186,91 @@ def write_card(folder: Path, checkpoint: Path, root: Path) -> None:
     (folder / "CARD.md").write_text("\n".join(parts) + "\n")
 
 
+def _closing(figures: dict[str, Any]) -> list[str]:
+    head = ("what follows speech", "at 200 ms", "95 % of 2 s below", "largest", "share of 2 s within .10")
+    keys = ("at_200_ms", "later_95", "later_largest", "closed")
+    lines = [_line(head), "|" + "---|" * len(head)]
+    return lines + [_line((kind, *(f"{row[key]:.2f}" for key in keys))) for kind, row in figures["closing"].items()]
+
+
+def _bilabials(figures: dict[str, Any]) -> list[str]:
+    table = figures["bilabials"]
+    lines = [
+        f"Closed means an opening below {table['threshold']:.3f} eye distances, midway between the medians of tracked "
+        "bilabials and of other tracked sounds. 'separation': how often a bilabial is the more closed of a pair (area "
+        "under the ROC curve). Studio: beginnings of words in unseen sentences of a trained speaker. Natural: moments "
+        "at which tracked lips met for at most .2 s; 'others' are all other moments of the same length.",
+        "",
+        _line(("lips meet on p, b, m", "bilabials", "closed", "others closed", "separation")),
+        "|---|---|---|---|---|",
+    ]
+    for name, row in table.items():
+        if name == "threshold":
+            continue
+        count, others = row.get("bilabials", row.get("moments")), row.get("others_closed", row.get("elsewhere"))
+        lines.append(_line((name, count, f"{row['closed']:.2f}", f"{others:.2f}", row.get("separation", ""))))
+    return lines
+
+
+def _robustness(figures: dict[str, Any]) -> list[str]:
+    changed, languages = figures["robustness"]["changed sound"], figures["robustness"]["languages"]
+    keys = ("opening", "width", "jaw", "opening amplitude", "spoken", "speed", "at_200_ms", "closed")
+    lines = [
+        "Held-out clips with their sound changed, then other languages; two seconds without a voice follow each. "
+        "'spoken', 'speed': mean opening in eye distances and its mean change a second while somebody speaks.",
+        "",
+        _line(("sound", *MEASURES, "amplitude", "spoken", "speed", "at 200 ms", "share of 2 s closed")),
+        "|" + "---|" * (len(keys) + 1),
+    ]
+    for name, row in (changed | languages).items():
+        lines.append(_line((name, *(f"{row[key]:.2f}" if key in row else "" for key in keys))))
+    return lines
+
+
+def _rendered(figures: dict[str, Any]) -> list[str]:
+    table = figures["rendered"]
+    meaning = {
+        "ours": "rendered frames against the true clip",
+        "true motion": "the tracked person's own lips, rendered: the ceiling",
+        "driving": "rendered frames against the motion that was rendered",
+    }
+    lines = [
+        f"The live pipeline's frames on {len(table['portraits'])} portraits, lips tracked in them by MediaPipe:",
+        "",
+        _line(("rendered video", *MEASURES, "velocity", "amplitude o / w / j", "velocity amplitude")),
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, text in meaning.items():
+        row = table[name]
+        amplitude = " / ".join(f"{row[f'{k} amplitude']:.2f}" for k in MEASURES)
+        cells = [f"{row[k]:.2f}" for k in (*MEASURES, "velocity")]
+        lines.append(_line((text, *cells, amplitude, f"{row['velocity amplitude']:.2f}")))
+    return [*lines, "", "![above the tracked person's lips, below ours](frames.jpg)"]
+
+
 def _results(figures: dict[str, Any]) -> list[str]:
     """Everything measured, in words and tables."""
     lines = [
-        "Streaming, hop by hop, from the files above; means of three noise seeds, in brackets the 5 to 95 % "
-        "bootstrap interval over clips. Correlation with the tracked lips; amplitude as a share of the tracked one. "
-        "'posterior mean': one step of the same network without noise and guidance, what a regression would answer; "
-        "'loudness': least squares from loudness; 'shuffled': ours with another clip's sound.",
+        f"Streaming, hop by hop; means of {figures['training_seeds']} training seeds x {figures['noise_seeds']} noise "
+        "seeds, in brackets the 5 to 95 % bootstrap interval over clips. The first training seed is the files above. "
+        "Correlation with the tracked lips; amplitude as a share of the tracked one; lag in frames. "
+        "'regression': the same network trained to answer at once, without noise; 'one step': this network asked "
+        "so; 'loudness': least squares from loudness; 'shuffled': ours with another clip's sound; 'tracker': the "
+        "tracked lips read from two sets of mesh points, the ceiling.",
         "",
+        *before_and_after(figures),
         *lip_table(figures["lips"]),
         "",
-        "Opening above rest after speech ends, as a share of the mean while speaking: "
-        + "; ".join(
-            f"{name}: {value['at_200_ms']:+.2f} at 200 ms, at most {value['largest_after']:.2f} later"
-            for name, value in figures["closing"].items()
-        )
-        + ".",
+        "Opening above rest after speech ends, as a share of the mean while speaking. The sounds are made by "
+        "`training/noises.py`, which shares nothing with those of training:",
+        "",
+        *_closing(figures),
+        "",
+        *_bilabials(figures),
+        "",
+        *_robustness(figures),
+        "",
+        *_rendered(figures),
         "",
         f"Hop borders against other frames: jump x {figures['seams']['jump']}, second difference x "
         f"{figures['seams']['second_difference']} (medians).",

@@ -46,6 +46,7 @@ class Recipe(Plan):
     half: bool = True  # bfloat16 products
     guidance: tuple[float, float] = (2.1, 1.0)  # (mouth, rest), for choosing checkpoints
     temperature: tuple[float, float] = (0.3, 1.0)
+    regression: bool = False  # answer at once, from nothing: no noise, the last diffusion step alone
 
 
 def context_shares(face: FaceModel, time: int) -> Tensor:
@@ -105,7 +106,7 @@ class Objective:
         motion = self._put(batch.motion)
         count, length = motion.shape[:2]
         time = (self._uniform(count) ** 0.6 * TRAINING_STEPS).long().clamp(max=TRAINING_STEPS - 1)
-        time[self._uniform(count) < 0.05] = TRAINING_STEPS - 1
+        time[self._uniform(count) < (1.0 if self.recipe.regression else 0.05)] = TRAINING_STEPS - 1
         prefix = (1 + self._uniform(count) * (length - 2)).long()
         prefix[self._uniform(count) < 0.15] = 0
         shown = (self._uniform(count) * 800).long()
@@ -115,6 +116,8 @@ class Objective:
         head = torch.where(given, shown.clamp(max=HEAD_CONTEXT)[:, None], time[:, None])
         share = torch.where(self.mouth, self.shares[times][..., None], self.shares[head][..., None])
         noise = self._normal(*motion.shape)
+        if self.recipe.regression:
+            noise = noise * given[..., None]
         # What a call feeds back is never exact: context and reference are off by a little, together.
         off = 0.1 * self._normal(count, 1, motion.shape[2])
         fed = motion + off * given[..., None]
