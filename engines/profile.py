@@ -30,6 +30,7 @@ class Profile:
 
     `longest`: frames of the longest window the network was trained for; where `always_longest`, of every window.
     `guidance`, `temperature`: (mouth, rest) pairs; audio guidance 1 and temperature 1 are plain DDIM.
+    `deviations`: how far from the mean normalised motion went in training; None where that is not known.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Profile:
     always_longest: bool
     guidance: tuple[float, float]
     temperature: tuple[float, float]
+    deviations: float | None
     limits: Limits
 
     @property
@@ -70,6 +72,7 @@ EMBEDDED = Profile(
     always_longest=False,
     guidance=(2.1, 1.0),
     temperature=(0.3, 1.0),
+    deviations=6.0,
     limits=Limits(),
 )
 
@@ -83,6 +86,7 @@ KDTALKER = Profile(
     always_longest=True,
     guidance=(1.0, 1.0),
     temperature=(1.0, 1.0),
+    deviations=None,
     limits=Limits(),
 )
 

@@ -1,4 +1,4 @@
-"""Sliding-window DDIM: features in, committed frames out, no window border visible outside.
+"""Sliding-window diffusion: features in, committed frames out, no window border visible outside.
 
 A window is ``[canonical token, reference token | C committed | H new | L look-ahead]``. The reference is
 the normalised frame just before the first committed one; before any frame exists it is the photo. The
@@ -8,14 +8,18 @@ to the next, as an immutable `SamplerState`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from engines.profile import WindowPlan
 from engines.runtime.base import Engine
 from engines.types import MOTION_WIDTH, FloatArray
+
+Noise = Callable[[int, int, int], FloatArray]  # seed, first tick, count -> unit normal (count, 70)
+RELEASE = 0.9  # share of its limit to which a clamped number has to come back
 
 
 def tick_noise(seed: int, first: int, count: int) -> FloatArray:
@@ -33,11 +37,26 @@ def tick_noise(seed: int, first: int, count: int) -> FloatArray:
     return np.stack(rows)
 
 
+def hold(frames: FloatArray, held: NDArray[np.bool_], limit: float) -> NDArray[np.bool_]:
+    """Clamp `frames` (H, 70) in place; returns which numbers are held after the last of them.
+
+    A number beyond `limit` is brought to `RELEASE` of it, and stays at most there until it is so by itself.
+    """
+    inner = RELEASE * limit
+    if not held.any() and np.abs(frames).max(initial=0.0) <= limit:
+        return held
+    for frame in frames:
+        size = np.abs(frame)
+        held = (size > limit) | (held & (size > inner))
+        frame[held] = np.sign(frame[held]) * inner
+    return held
+
+
 @dataclass(frozen=True, slots=True)
 class SamplerState:
     """What one call remembers. `canonical` f32 (70,) token; `history` f32 (C + 1, 70): the reference
     followed by the committed frames, all normalised; `ahead` f32 (L, 70): what the last window expected of
-    the frames that come next; `next_tick`: first frame not yet committed.
+    the frames that come next; `next_tick`: first frame not yet committed; `held` bool (70,): numbers that are clamped.
     """
 
     seed: int
@@ -45,21 +64,35 @@ class SamplerState:
     history: FloatArray
     ahead: FloatArray
     next_tick: int
+    held: NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
 class Sampler:
     """A window graph with its plan; holds no caller's state.
 
-    `guidance`, `temperature` f32 (70,): audio guidance and noise temperature of every number. `blend`:
-    share of the last window's look-ahead in the first new frames, which takes the jump out of the seam.
+    `guidance`, `temperature` f32 (70,): audio guidance and noise temperature of every number. `blend`: share of the
+    last window's look-ahead in the first new frames, which takes the jump out of the seam. `limit`: deviations beyond
+    which the network was never trained; what goes there is held a little below until it has come back by itself, so
+    that a call cannot leave the training range and does not flicker at its border. None: no limit.
     """
 
     engine: Engine
     plan: WindowPlan
     guidance: FloatArray
     temperature: FloatArray
-    blend: float = 0.3
+    blend: float = 0.2
+    limit: float | None = None
+    noise: Noise = tick_noise
+
+    def from_photo(self, canonical: FloatArray, reference: FloatArray, seed: int) -> SamplerState:
+        """A call with no past but the photo: what windows without context start from.
+
+        `canonical`, `reference` f32 (70,) normalised tokens.
+        """
+        history = np.repeat(reference[None], self.plan.committed + 1, axis=0)
+        ahead = np.repeat(reference[None], self.plan.lookahead, axis=0)
+        return SamplerState(seed, canonical, history, ahead, next_tick=0, held=np.zeros(MOTION_WIDTH, bool))
 
     def begin(self, canonical: FloatArray, reference: FloatArray, silence: FloatArray, seed: int) -> SamplerState:
         """Start a call: one window on silence from the photo; its last frames are the first context.
@@ -73,13 +106,14 @@ class Sampler:
         motion = self._window(
             tokens=np.stack([canonical, reference])[None],
             sound=sound[None],
-            noise=tick_noise(seed, first, plan.length)[None],
+            noise=self.noise(seed, first, plan.length)[None],
             committed=empty[None],
             mask=np.zeros((1, plan.length), np.float32),
         )[0]
-        generated = motion[: plan.length - plan.lookahead]
-        history = np.concatenate([np.repeat(reference[None], plan.committed + 1, axis=0), generated])
-        return SamplerState(seed, canonical, history[-(plan.committed + 1) :], motion[len(generated) :], next_tick=0)
+        photo = self.from_photo(canonical, reference, seed)
+        generated, ahead = np.split(motion, [plan.length - plan.lookahead])
+        history = np.concatenate([photo.history, generated])[-(plan.committed + 1) :]
+        return replace(photo, history=history, ahead=ahead)
 
     def advance(self, states: Sequence[SamplerState], sound: FloatArray) -> tuple[FloatArray, list[SamplerState]]:
         """One hop for a batch of calls.
@@ -96,7 +130,7 @@ class Sampler:
             tokens[row, 0] = state.canonical
             tokens[row, 1] = state.history[0]
             committed[row, : plan.committed] = state.history[1:]
-            noise[row] = tick_noise(state.seed, state.next_tick - plan.committed, plan.length)
+            noise[row] = self.noise(state.seed, state.next_tick - plan.committed, plan.length)
         mask = np.zeros((rows, plan.length), np.float32)
         mask[:, : plan.committed] = 1.0
         motion = self._window(tokens=tokens, sound=sound, noise=noise, committed=committed, mask=mask)
@@ -104,16 +138,12 @@ class Sampler:
         seam = min(plan.lookahead, plan.new)
         expected = np.stack([state.ahead[:seam] for state in states])
         new[:, :seam] += self.blend * (expected - new[:, :seam])
-        following = [
-            SamplerState(
-                state.seed,
-                state.canonical,
-                np.concatenate([state.history, new[row]])[-(plan.committed + 1) :],
-                ahead[row],
-                state.next_tick + plan.new,
-            )
-            for row, state in enumerate(states)
-        ]
+        following = []
+        for row, state in enumerate(states):
+            held = state.held if self.limit is None else hold(new[row], state.held, self.limit)
+            history = np.concatenate([state.history, new[row]])[-(plan.committed + 1) :]
+            tick = state.next_tick + plan.new
+            following.append(replace(state, history=history, ahead=ahead[row], next_tick=tick, held=held))
         return new, following
 
     def _window(self, **inputs: FloatArray) -> FloatArray:

@@ -1,13 +1,20 @@
 """The sliding window: noise, context, and a stream that equals the whole sound."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from engines.face_mesh import face_model
 from engines.pipeline import Talker
-from engines.sampler import tick_noise
+from engines.profile import EMBEDDED, KDTALKER, WindowPlan
+from engines.runtime.base import TensorSpec
+from engines.sampler import RELEASE, Sampler, SamplerState, hold, tick_noise
 from engines.talkers import open_talker
-from engines.types import Identity, MotionTick
+from engines.types import Identity, KDTalkerError, MotionTick
+from tests import seeded_weights
+from tests.golden import assert_close, golden, golden_seed
 
 
 @pytest.fixture(scope="module")
@@ -101,3 +108,139 @@ def test_calls_in_one_batch_do_not_touch_each_other(talker: Talker, identity: Id
     for row in range(2):
         alone, _ = talker.sampler.advance([states[row]], sound[row : row + 1])
         np.testing.assert_allclose(alone[0], together[row], atol=1e-4)
+
+
+# ---- the paper's run
+
+
+def test_without_context_and_look_ahead_it_is_the_papers_run() -> None:
+    """50 leading steps, windows of 64 frames side by side, the clip's beginning after its end: the golden windows."""
+    torch = pytest.importorskip("torch")
+    from engines.audio import log_mel, mel_windows
+    from engines.networks.audio_encoder import AUDIO_WIDTH
+    from engines.networks.checkpoints import AUDIO_ENCODER, DENOISER
+    from engines.networks.ddim import Ddim, published_sampling
+    from engines.runtime.torch import TorchEngine
+    from tests.published import network
+
+    data, plan = golden("e2e"), WindowPlan(committed=0, new=64, lookahead=0)
+    frames = len(data["smooth_t_in"])
+    pcm = data["pcm16"].astype(np.float32) / 32768
+    with torch.inference_mode():
+        windows = mel_windows(log_mel(pcm[: frames * 640]), KDTALKER.mel, frames)
+        features = network(AUDIO_ENCODER)(torch.from_numpy(windows)).numpy()
+    shapes = {"tokens": (2, 70), "sound": (64, AUDIO_WIDTH), "noise": (64, 70), "committed": (64, 70), "mask": (64,)}
+    specs = [TensorSpec(name, np.dtype(np.float32), ("batch", *shape)) for name, shape in shapes.items()]
+    specs += [TensorSpec(name, np.dtype(np.float32), (70,)) for name in ("guidance", "temperature")]
+    loop = Ddim(network(DENOISER), published_sampling(50))
+    engine = TorchEngine("window", loop, specs, [TensorSpec("motion", np.dtype(np.float32), ("batch", 64, 70))])
+
+    def noise(_: int, first: int, count: int) -> np.ndarray:
+        return seeded_weights.normal(golden_seed(), f"e2e.noise.{first // 64}", (count, 70))
+
+    ones = np.ones(70, np.float32)
+    sampler = Sampler(engine, plan, ones, ones, noise=noise)
+    state = sampler.from_photo(data["ori_token"].reshape(70), data["ref_tokens"][0].reshape(70), seed=0)
+    expected = data["windows"].reshape(-1, 70)
+    padded = features[np.arange(len(expected)) % frames]
+    made = []
+    for sound in padded.reshape(-1, 1, 64, AUDIO_WIDTH):
+        new, (state,) = sampler.advance([state], sound)
+        made.append(new[0])
+    assert_close(np.concatenate(made), expected, 1e-4)
+
+
+# ---- hop, limits, other batches
+
+
+def test_every_hop_leaves_windows_the_network_was_trained_for() -> None:
+    for profile in (EMBEDDED, KDTALKER):
+        for hop in range(1, 17):
+            plan = profile.with_hop(hop).window
+            assert plan.new == hop
+            assert plan.committed > 0
+            assert plan.length == profile.longest if profile.always_longest else plan.length <= profile.longest
+        for hop in (0, 17):
+            with pytest.raises(KDTalkerError, match="choose 1 to 16"):
+                profile.with_hop(hop)
+    delays = [round(1000 * profile.delay, 1) for profile in (EMBEDDED, EMBEDDED.with_hop(1), KDTALKER)]
+    assert delays == [160, 120, 252.5]
+
+
+def test_a_number_beyond_its_limit_is_held_until_it_comes_back() -> None:
+    inner, free = 6 * RELEASE, np.zeros(70, bool)
+    frames = np.zeros((6, 70), np.float32)
+    frames[:, 3] = [5.9, 6.1, 5.8, 5.3, 5.8, -7.0]
+    expected = frames.copy()
+    expected[:, 3] = [5.9, inner, inner, 5.3, 5.8, -inner]
+    whole = frames.copy()
+    held = hold(whole, free, 6.0)
+    np.testing.assert_allclose(whole, expected, rtol=1e-6)
+    assert held.nonzero()[0].tolist() == [3]
+    state = free
+    for first in range(0, 6, 2):  # any hop gives the same
+        state = hold(frames[first : first + 2], state, 6.0)
+    np.testing.assert_array_equal(frames, whole)
+    np.testing.assert_array_equal(state, held)
+
+
+def test_what_is_held_is_what_the_next_window_sees(talker: Talker, identity: Identity) -> None:
+    sampler = replace(talker.sampler, limit=0.5)
+    state = talker.begin(identity).sampler
+    sound = np.random.default_rng(0).normal(size=(1, sampler.plan.length, talker.profile.feature_width))
+    new, (after,) = sampler.advance([state], sound.astype(np.float32))
+    assert np.abs(new).max() <= 0.5
+    assert after.held.any()
+    np.testing.assert_array_equal(after.history[-sampler.plan.new :], new[0])
+
+
+def minute(sampler: Sampler, states: list[SamplerState], sounds: np.ndarray) -> np.ndarray:
+    """Frames (B, 1500, 70) of calls that hear features (B, T, A)."""
+    plan, made = sampler.plan, []
+    for first in range(0, 1500, plan.new):
+        new, states = sampler.advance(states, sounds[:, first : first + plan.length])
+        made.append(new)
+    return np.concatenate(made, axis=1)
+
+
+def test_a_minute_is_the_same_in_any_batch(talker: Talker, identity: Identity) -> None:
+    """Rounding that differs with the batch must not grow: within a thousandth of a deviation."""
+    sampler, plan = talker.sampler, talker.profile.window
+    time = np.arange(1500 + plan.length)[None, :, None] / 25
+    slow = np.sin(2 * np.pi * np.array([0.7, 2.1, 3.3])[:, None, None] * time)
+    drawn = np.random.default_rng(0).normal(size=(3, 1, talker.profile.feature_width))
+    sounds = (slow * drawn).astype(np.float32)
+    states = [talker.begin(identity, seed).sampler for seed in (1, 2, 3)]
+    together = minute(sampler, states, sounds)
+    assert together.std(axis=1).mean() > 0.05
+    alone = minute(sampler, states[:1], sounds[:1])
+    assert np.abs(alone[0] - together[0]).max() < 1e-3
+    assert np.array_equal(alone, minute(sampler, states[:1], sounds[:1]))
+
+
+def test_a_minute_is_the_same_in_torch(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    from engines.networks.ddim import Ddim, DdimConfig
+    from engines.networks.denoiser import Denoiser, DenoiserConfig
+    from engines.runtime.opening import open_engine
+    from engines.runtime.torch import TorchEngine
+    from export.graphs import window_graph
+    from export.onnx_file import write
+
+    torch.manual_seed(0)
+    sizes = DenoiserConfig(width=48, layers=2, heads=4, time_width=16, audio_width=24, rotary=8, time_per_token=True)
+    config = DdimConfig(steps=2, schedule="cosine", prediction="v", spacing="trailing", context_time=500, guided=True)
+    loop = Ddim(Denoiser(sizes).eval(), config)
+    graph = window_graph(loop, EMBEDDED.longest, fixed=False)
+    write(graph, tmp_path / "window.onnx", {})
+    engines = open_engine(tmp_path / "window.onnx"), TorchEngine("window", loop, graph.inputs, graph.outputs)
+    guidance, temperature = np.full(70, 1.5, np.float32), np.full(70, 0.5, np.float32)
+    random, silence = np.random.default_rng(0), np.zeros(24, np.float32)
+    tokens = random.standard_normal((2, 70), np.float32)
+    sounds = random.standard_normal((1, 1500 + EMBEDDED.window.length, 24), np.float32)
+    made = []
+    for engine in engines:
+        sampler = Sampler(engine, EMBEDDED.window, guidance, temperature)
+        made.append(minute(sampler, [sampler.begin(*tokens, silence, seed=1)], sounds))
+    assert made[0].std(axis=1).mean() > 0.05
+    assert np.abs(made[0] - made[1]).max() < 1e-3

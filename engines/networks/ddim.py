@@ -19,6 +19,7 @@ from engines.networks.denoiser import Denoiser
 from engines.types import MOTION_WIDTH
 
 TRAINING_STEPS = 1000
+PUBLISHED_STEPS = 50  # of the paper's run
 PREFIX = 2  # canonical token, reference token
 
 
@@ -46,6 +47,14 @@ class DdimConfig:
         if self.spacing == "leading":
             return [stride * k for k in reversed(range(self.steps))]
         return [round(TRAINING_STEPS * (self.steps - k) / self.steps) - 1 for k in range(self.steps)]
+
+
+def published_sampling(steps: int, *, guided: bool = False) -> DdimConfig:
+    """How the published denoiser is sampled: as its authors do from 50 steps on; below that DPM-Solver++(2M) with the
+    noisiest step included, which loses less."""
+    if steps >= PUBLISHED_STEPS:
+        return DdimConfig(steps=steps, guided=guided)
+    return DdimConfig(steps=steps, spacing="trailing", guided=guided, order=2)
 
 
 def signal_shares(schedule: Literal["linear", "cosine"]) -> Tensor:
