@@ -10,18 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import uvicorn
-from engines.types import KDTalkerError
 from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
-from server.auth import Keys
-from server.guard import Guard
-from server.limits import Buckets
 from starlette.datastructures import MutableHeaders
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from engines.types import KDTalkerError
 from server import logs, problems, signalling, tls
+from server.auth import Keys
+from server.guard import Guard
 from server.house import House
+from server.limits import Buckets
 from server.settings import Settings
 
 CONTENT_POLICY = "; ".join(

@@ -10,13 +10,13 @@ from contextlib import asynccontextmanager
 
 import cv2
 import numpy as np
+
 from engines.pipeline import Talker
 from engines.talkers import open_talker
 from engines.types import SPEECH_SAMPLES, Identity, KDTalkerError
 from server.avatars import Avatars
 from server.batcher import Batcher
 from server.metrics import Metrics
-
 from server.reception import Reception
 from server.settings import Settings
 

@@ -8,13 +8,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from http import HTTPStatus
 
-from engines.types import KDTalkerError, PortraitError
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from engines.types import KDTalkerError, PortraitError
 from server.metrics import Metrics
 from server.session import OfferError
-from starlette.exceptions import HTTPException
 
 
 class ProblemError(Exception):

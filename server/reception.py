@@ -8,11 +8,10 @@ import secrets
 from types import TracebackType
 
 from engines.types import Identity
+from server import logs
 from server.batcher import Batcher
 from server.metrics import Metrics
 from server.session import Session
-
-from server import logs
 from server.settings import Settings
 
 logger = logging.getLogger(__name__)

@@ -10,7 +10,6 @@ import os
 from pathlib import Path
 from typing import Annotated, Self
 
-from engines.cache import cache_folder
 from pydantic import (
     AliasChoices,
     BaseModel,
@@ -22,6 +21,8 @@ from pydantic import (
     model_validator,
 )
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from engines.cache import cache_folder
 
 
 class IceServer(BaseModel):

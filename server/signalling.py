@@ -13,16 +13,16 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import JSONResponse, PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST
-from server.auth import Holder
-from server.avatars import Avatar, EnrolmentBusyError
-from server.session import Session
 from starlette.datastructures import UploadFile
 from starlette.types import Message
 
 from server import ice
+from server.auth import Holder
+from server.avatars import Avatar, EnrolmentBusyError
 from server.house import House
 from server.problems import ProblemError, not_now
 from server.reception import FullHouseError, Reception
+from server.session import Session
 
 SDP = "application/sdp"
 NO_STORE = {"Cache-Control": "no-store"}
