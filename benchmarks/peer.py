@@ -66,7 +66,7 @@ class Peer:
 
     `every`: keep each n-th picture's pixels (the others are only counted), so that a long call fits memory.
     `codecs`: the video formats offered, in this order; aiortc's own order where there are none. `ice`: the way to
-    the server; without it nobody else is asked.
+    the server; without it nobody else is asked. `lost`: the peer whose call this one takes over.
     """
 
     def __init__(
@@ -79,13 +79,15 @@ class Peer:
         every: int = 1,
         codecs: tuple[str, ...] = (),
         ice: RTCConfiguration | None = None,
+        lost: Peer | None = None,
     ) -> None:
         self.url = url
         self.query = query
         self.received = Received()
         self.count = 0  # pictures decoded
         self._arrived = asyncio.Event()
-        self.location = self.answer = ""
+        self.location = self.token = self.answer = ""
+        self._lost = lost
         self.voice = None if sound is None else Voice(sound)
         self._tidy = tidy
         self._every = every
@@ -107,13 +109,17 @@ class Peer:
         return self.connection.localDescription.sdp
 
     async def __aenter__(self) -> Peer:
-        answer = await self._http.post(
-            f"/sessions{self.query}", content=await self.offer(), headers={"Content-Type": "application/sdp"}
-        )
-        if answer.status_code != 201:
+        headers = {"Content-Type": "application/sdp"}
+        if self._lost is None:
+            answer = await self._http.post(f"/sessions{self.query}", content=await self.offer(), headers=headers)
+        else:
+            headers["Session-Token"] = self._lost.token
+            answer = await self._http.post(self._lost.location, content=await self.offer(), headers=headers)
+        if answer.status_code not in (200, 201):
             await self.close()
             raise RefusedError(answer)
-        self.location = answer.headers["Location"]
+        self.location = answer.headers["Location"] if self._lost is None else self._lost.location
+        self.token = answer.headers["Session-Token"] if self._lost is None else self._lost.token
         self.answer = answer.text
         for transceiver in self.connection.getTransceivers():
             self._watch_packets(transceiver.receiver, transceiver.kind)

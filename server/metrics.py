@@ -38,6 +38,7 @@ class Metrics:
         self.frames = Count(name + "packets_released", "Packets handed to the network", ["kind"], **own)
         self.drops = Count(name + "dropped", "Ticks, pictures or samples left out, by cause", ["cause"], **own)
         self.errors = Count(name + "errors", "Failures that a call survived or ended by", ["stage"], **own)
+        self.events = Count(name + "events", "What happened to calls and to the server", ["event"], **own)
         self.lateness = Histogram(name + "lateness_seconds", "Release after due", ["kind"], buckets=FINE, **own)
         self.latency = Histogram(
             name + "added_latency_seconds", "Arrival of a sound to its release", buckets=COARSE, **own

@@ -31,6 +31,7 @@ export class Session extends EventTarget {
 
   #avatar = "";
   #url = null; // address of the session on the server
+  #token = ""; // the right to give it a new connection
   #peer = null;
   #voice = null; // RTCRtpSender of the microphone
   #stopped = null; // AbortController of the running call
@@ -127,7 +128,9 @@ export class Session extends EventTarget {
           attempt += 1;
         }
       }
-      if (!signal.aborted) await this.#hangUp(); // before the next offer: it frees the place on the server
+      if (signal.aborted) return;
+      if (this.#changed) await this.#hangUp(); // before the next offer: it frees the place on the server
+      else this.#disconnect(); // the session goes on, and takes the next connection
     }
   }
 
@@ -147,16 +150,33 @@ export class Session extends EventTarget {
     await gathered(peer);
     signal.throwIfAborted();
 
+    const answer = await (this.#url ? this.#reconnect(peer) : this.#open(peer, signal));
+    signal.throwIfAborted();
+    await peer.setRemoteDescription({ type: "answer", sdp: await answer.text() });
+    await connected(peer, signal);
+  }
+
+  /** Begin a session; it is discarded where the call was stopped meanwhile. */
+  async #open(peer, signal) {
     const answer = await ask(`/sessions?avatar=${encodeURIComponent(this.#avatar)}&mode=mirror`, {
       method: "POST",
       headers: { "Content-Type": "application/sdp" },
       body: peer.localDescription.sdp,
     });
     const url = new URL(answer.headers.get("Location"), answer.url).href;
-    if (signal.aborted) return discard(url);
-    this.#url = url;
-    await peer.setRemoteDescription({ type: "answer", sdp: await answer.text() });
-    await connected(peer, signal);
+    if (signal.aborted) await discard(url);
+    else [this.#url, this.#token] = [url, answer.headers.get("Session-Token")];
+    return answer;
+  }
+
+  /** Give the session, which waits for a while, a new connection. */
+  async #reconnect(peer) {
+    const headers = { "Content-Type": "application/sdp", "Session-Token": this.#token };
+    try {
+      return await ask(this.#url, { method: "POST", headers, body: peer.localDescription.sdp });
+    } catch (error) {
+      throw error.code === "unknown" ? new CallError("ended") : error;
+    }
   }
 
   /** True when the connection was lost, false when another avatar was chosen; raises when that is for good. */
@@ -205,12 +225,17 @@ export class Session extends EventTarget {
   }
 
   async #hangUp() {
-    const [peer, url] = [this.#peer, this.#url];
-    this.#peer = this.#url = this.#voice = this.stream = null;
+    const url = this.#url;
+    this.#url = null;
+    this.#disconnect();
+    if (url) await discard(url);
+  }
+
+  #disconnect() {
+    this.#peer?.close();
+    this.#peer = this.#voice = this.stream = null;
     this.#asking.abort();
     this.#asking = new AbortController();
-    if (url) await discard(url); // before the peer says goodbye itself, or the server has nothing left to discard
-    peer?.close();
   }
 
   #release() {
