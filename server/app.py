@@ -17,7 +17,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from engines.types import KDTalkerError
-from server import logs, problems, signalling, tls
+from server import control, logs, problems, signalling, tls
 from server.auth import Keys
 from server.guard import Guard
 from server.house import House
@@ -100,6 +100,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(SecurityHeaders)
     problems.install(app, house.metrics)
     app.include_router(signalling.router(house))
+    app.include_router(control.router(house))
     app.mount("/", StaticFiles(directory=PAGE, html=True), name="page")
     return app
 
@@ -139,6 +140,7 @@ def serve(settings: Settings) -> None:
         proxy_headers=bool(settings.trusted_proxies),
         forwarded_allow_ips=list(settings.trusted_proxies),
         server_header=False,
+        ws_max_size=control.MAX_FRAME,
         **certificate,
         timeout_graceful_shutdown=DRAIN,
     )

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+from engines.controls import DEFAULT, Controls
 from engines.pipeline import Talk, Talker
 from engines.types import ByteArray, FloatArray, Identity, MotionTick
 from server.metrics import Metrics
@@ -42,15 +43,15 @@ class Lease:
         self.jobs: deque[_Job] = deque()  # the first one is in the heap or running
         self.released = False
 
-    async def begin(self, seed: int, deadline: float) -> None:
-        """Start the call's state; the same seed and sound give the same frames."""
-        work = partial(self._batcher.talker.begin, self._identity, seed)
+    async def begin(self, seed: int, deadline: float, controls: Controls = DEFAULT) -> None:
+        """Start the call's state; the same seed, controls and sound give the same frames."""
+        work = partial(self._batcher.talker.begin, self._identity, seed, controls)
         self._talk = await self._batcher.run(self, "begin", deadline, work)
 
-    async def listen(self, pcm: FloatArray, deadline: float) -> list[MotionTick]:
-        """Sound f32 (samples,) at 16 kHz -> the motion of every frame that became due."""
+    async def listen(self, pcm: FloatArray, deadline: float, controls: Controls | None = None) -> list[MotionTick]:
+        """Sound f32 (samples,) at 16 kHz -> the motion of every frame that became due; see `Talker.listen`."""
         assert self._talk is not None, "begin first"
-        work = partial(self._batcher.talker.listen, self._talk, pcm)
+        work = partial(self._batcher.talker.listen, self._talk, pcm, controls)
         ready: list[MotionTick] = await self._batcher.run(self, "listen", deadline, work)
         return ready
 

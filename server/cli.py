@@ -6,6 +6,7 @@ import argparse
 import re
 import secrets
 
+from engines.controls import add_options
 from engines.profile import PROFILES
 from engines.types import KDTalkerError
 from server.app import serve as run
@@ -26,6 +27,7 @@ def serve(argv: list[str]) -> int:
     parser.add_argument("--advertise", metavar="ADDRESS", help="public address of this machine, where 1:1 NAT hides it")
     parser.add_argument("--udp-ports", metavar="FIRST-LAST", help="ports for sound and pictures; default: any")
     parser.add_argument("--log-level", choices=["debug", "info", "warning", "error"], help="default: info")
+    add_options(parser)
     given = {name: value for name, value in vars(parser.parse_args(argv)).items() if value is not None}
     run(settings_of(given))
     return 0

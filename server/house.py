@@ -77,6 +77,7 @@ class House:
         """Open the engines and run a second of sound through them, so that the first call finds them quick."""
         begin = time.perf_counter()
         talker = open_talker(self.settings.profile)
+        talker.placing.offer.require(self.settings.controls)
         self.avatars.open(talker)
         _exercise(talker, self.avatars.listed()[0].identity)
         logger.info("profile %s ready after %.1f s", talker.profile.name, time.perf_counter() - begin)

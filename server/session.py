@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from engines.controls import Controls, Offer
 from engines.types import Identity
 from server.batcher import Batcher
 from server.clock import SessionClock
@@ -57,6 +58,8 @@ class Session:
         self.avatar = avatar
         self.state = State.CONNECTING
         self.reason: str | None = None
+        self.controls: Controls = settings.controls
+        self.offer: Offer = batcher.talker.placing.offer
         self.metrics = CallMetrics(metrics)
         self._settings = settings
         self._lease = batcher.lease(identity)
@@ -112,7 +115,7 @@ class Session:
         async with asyncio.TaskGroup() as group:
             workers: list[asyncio.Task[None]] = []
             try:
-                await self._lease.begin(_seed(self.id), deadline=time.monotonic() + 1)
+                await self._lease.begin(_seed(self.id), time.monotonic() + 1, self.controls)
                 if await self._first_connection():
                     self._clock = clock = SessionClock(await self._origin(), self._delay)
                     self._the_connection.clock = clock
@@ -130,6 +133,12 @@ class Session:
             self.reason = reason
         self._changed.set()
 
+    def control(self, **changes: Any) -> None:
+        """Set controls of the face, from the next frame on; raises ControlError and then leaves all as they were."""
+        controls = self.controls.changed(**changes)
+        self.offer.require(controls)
+        self.controls = controls
+
     async def closed(self) -> None:
         """Wait until nothing of the call is left; any number may wait."""
         await self._over.wait()
@@ -141,6 +150,7 @@ class Session:
             "state": self.state,
             "reason": self.reason,
             "avatar": self.avatar,
+            "controls": self.controls.as_dict(),
             **self.metrics.snapshot(),
             "microphone": self._connection.stats() if self._connection else None,
         }
@@ -203,7 +213,7 @@ class Session:
         while True:
             pcm = await self._unheard.take()
             deadline = clock.now() + self._settings.compute_allowance / 2
-            ready = await self._lease.listen(pcm, deadline)
+            ready = await self._lease.listen(pcm, deadline, self.controls)
             for motion in ready:
                 connection = self._the_connection
                 if not connection.up:

@@ -23,6 +23,7 @@ from pydantic import (
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from engines.cache import cache_folder
+from engines.controls import DEFAULT, Controls
 
 
 class IceServer(BaseModel):
@@ -87,6 +88,14 @@ class Settings(BaseSettings):
     min_video_bitrate: int = Field(350_000, ge=50_000)
     audio_bitrate: int = Field(48_000, ge=16_000, le=128_000)
 
+    pose_scale: float = DEFAULT.pose_scale
+    expression_scale: float = DEFAULT.expression_scale
+    mouth_scale: float = DEFAULT.mouth_scale
+    gaze: str = DEFAULT.gaze
+    emotion: str = DEFAULT.emotion
+    emotion_strength: float = DEFAULT.emotion_strength
+    """What calls begin with; each of them can be changed in a call."""
+
     ice_servers: tuple[IceServer, ...] = ()
     """STUN and TURN servers for both ends, as JSON; none by default, and never a third party's."""
     turn_urls: tuple[str, ...] = ()
@@ -133,3 +142,13 @@ class Settings(BaseSettings):
         if self.udp_ports and self.udp_ports[0] > self.udp_ports[1]:
             raise ValueError("udp_ports: the first port must not be above the last")
         return self
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        _ = self.controls
+        return self
+
+    @property
+    def controls(self) -> Controls:
+        """Of the face, as calls begin; raises ControlError."""
+        return Controls(**{name: getattr(self, name) for name in DEFAULT.as_dict()})

@@ -1,0 +1,196 @@
+"""The control channel of a running server's calls: what it changes, what it refuses, and when it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+
+from benchmarks.peer import Peer
+from engines.controls import DEFAULT, EMOTIONS, GAZES
+from engines.portrait.landmarks import FaceLandmarker
+from tests.conftest import LiveServer, free_port, start_server, stop_server
+
+pytestmark = pytest.mark.timeout(180)
+
+CORNERS, EYES, NOSE = (61, 291), (33, 263), 4  # of the face mesh
+
+
+class Channel:
+    """One end of a control channel that speaks JSON."""
+
+    def __init__(self, socket: ClientConnection) -> None:
+        self.socket = socket
+
+    async def receive(self) -> dict[str, Any]:
+        async with asyncio.timeout(10):
+            event: dict[str, Any] = json.loads(await self.socket.recv())
+        return event
+
+    async def ask(self, message: object) -> dict[str, Any]:
+        """The event that answers `message`, which is sent as it is when it is text or bytes."""
+        await self.socket.send(message if isinstance(message, str | bytes) else json.dumps(message))
+        return await self.receive()
+
+
+@asynccontextmanager
+async def channel(peer: Peer) -> AsyncIterator[tuple[Channel, dict[str, Any]]]:
+    """A channel to a call and the event it began with."""
+    async with connect(f"{peer.url.replace('http', 'ws', 1)}{peer.location}/audio") as socket:
+        opened = Channel(socket)
+        yield opened, await opened.receive()
+
+
+def shapes(pictures: list[tuple[float, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+    """Width of the mouth and place of the nose's tip (N, 2), in distances of the eyes, of about 15 pictures."""
+    widths, noses = [], []
+    with FaceLandmarker() as landmarker:
+        for _, picture in pictures[:: 1 + len(pictures) // 15]:
+            mesh = landmarker.mesh(picture)
+            assert mesh is not None, "every picture shows a face"
+            unit = np.linalg.norm(mesh[EYES[0]] - mesh[EYES[1]])
+            widths.append(np.linalg.norm(mesh[CORNERS[0]] - mesh[CORNERS[1]]) / unit)
+            noses.append(mesh[NOSE, :2] / unit)
+    return np.array(widths), np.array(noses)
+
+
+async def seen(peer: Peer, pictures: int) -> list[tuple[float, np.ndarray]]:
+    """The next pictures that come."""
+    known = len(peer.received.pictures)
+    await peer.pictures(pictures, within=60)
+    return peer.received.pictures[known:]
+
+
+async def test_a_channel_says_what_there_is_and_answers_with_what_holds(server: LiveServer) -> None:
+    async with Peer(server.url) as peer, channel(peer) as (control, event):
+        assert event["type"] == "state"
+        assert event["state"] in ("connecting", "live")
+        assert event["controls"] == DEFAULT.as_dict()
+        assert event["emotions"] == list(EMOTIONS)
+        assert event["gazes"] == list(GAZES)
+        changed = await control.ask({"type": "pose", "pose_scale": 0.5, "emotion": "sad"})
+        assert changed == {"type": "pose", **DEFAULT.changed(pose_scale=0.5, emotion="sad").as_dict()}
+        assert (await peer.stats())["controls"]["emotion"] == "sad"
+        assert (await control.ask({"type": "pose", "emotion": "neutral"}))["pose_scale"] == 0.5
+
+
+async def test_a_control_changes_what_is_seen(server: LiveServer) -> None:
+    """Nobody speaks: the head sways until it is held still, and the mouth is as wide as the mood says."""
+    async with Peer(server.url) as peer, channel(peer) as (control, _):
+        before = await seen(peer, 60)
+        await control.ask({"type": "pose", "pose_scale": 0, "emotion": "happy", "emotion_strength": 1})
+        await seen(peer, 50)
+        after = await seen(peer, 60)
+        await control.ask({"type": "pose", "emotion": "neutral"})
+        await seen(peer, 50)
+        again = await seen(peer, 20)
+    (width, nose), (smiling, held), (sober, _) = shapes(before), shapes(after), shapes(again)
+    assert np.median(smiling) > np.median(width) + 0.04
+    assert np.median(sober) == pytest.approx(np.median(width), abs=0.02)
+    assert held.std(0).max() < 0.5 * nose.std(0).max()
+
+
+@pytest.mark.parametrize(
+    ("message", "words"),
+    [
+        ("no json", "no JSON"),
+        ("[" * 4000, "no JSON"),
+        ("[]", "JSON object"),
+        ("{}", "no message of type null"),
+        ('{"type": "sing"}', 'no message of type "sing"'),
+        ('{"type": {"a": [1, 2]}}', "no message of type"),
+        ({"type": "pose", "pose_scale": 3}, "pose_scale must be a number from 0 to 2, not 3"),
+        ('{"type": "pose", "pose_scale": NaN}', "not nan"),
+        ({"type": "pose", "pose_scale": 1.5, "emotion": "hungry"}, "emotion must be one of neutral, happy"),
+        ({"type": "pose", "volume": 1}, "no control 'volume'"),
+        ({"type": "pose", "emotion": "x" * 2000}, "..."),
+        ("x" * 5000, "4096 characters"),
+        (b"\x00\x01" * 320, "audio track"),
+    ],
+)
+async def test_bad_messages_are_refused_and_the_call_goes_on(server: LiveServer, message: object, words: str) -> None:
+    async with Peer(server.url) as peer, channel(peer) as (control, _):
+        event = await control.ask(message)
+        assert event["type"] == "error"
+        assert words in event["detail"]
+        assert len(event["detail"]) < 300
+        assert (await control.ask({"type": "pose"})) == {"type": "pose", **DEFAULT.as_dict()}
+        await peer.pictures(3, within=30)
+
+
+async def test_a_frame_beyond_reason_closes_the_channel_and_not_the_call(server: LiveServer) -> None:
+    async with Peer(server.url) as peer:
+        async with channel(peer) as (control, _):
+            with pytest.raises(ConnectionClosed) as closed:
+                await control.ask("x" * 100_000)
+            assert closed.value.rcvd is not None
+            assert closed.value.rcvd.code == 1009
+        async with channel(peer) as (control, _):
+            assert (await control.ask({"type": "pose"}))["type"] == "pose"
+        await peer.pictures(3, within=30)
+
+
+async def test_a_channel_to_no_call_is_refused(server: LiveServer) -> None:
+    with pytest.raises(InvalidStatus) as refused:
+        async with connect(f"{server.url.replace('http', 'ws', 1)}/sessions/none/audio"):
+            pass
+    answer = refused.value.response
+    assert answer.status_code == 404
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert b"no such session" in (answer.body or b"")
+
+
+async def test_the_end_of_a_call_is_told_and_closes_its_channels(server: LiveServer) -> None:
+    async with Peer(server.url, tidy=False) as peer, channel(peer) as (control, _):
+        async with httpx.AsyncClient(base_url=server.url) as http:
+            assert (await http.delete(peer.location)).status_code == 204
+        event = await control.receive()
+        assert (event["type"], event["state"], event["reason"]) == ("state", "ended", "deleted")
+        with pytest.raises(ConnectionClosed) as closed:
+            await control.receive()
+        assert closed.value.rcvd is not None
+        assert closed.value.rcvd.code == 1000
+
+
+async def test_channels_leave_nothing_behind(server: LiveServer) -> None:
+    async with Peer(server.url) as peer:
+        await peer.pictures(3, within=30)
+        async with channel(peer) as (control, _):
+            await control.ask({"type": "pose"})
+        await asyncio.sleep(0.2)
+        watched = ("process_open_fds", "kdtalker_event_loop_tasks")
+        before = {name: server.metric(name) for name in watched}
+        for _ in range(10):
+            async with channel(peer) as (control, _):
+                await control.ask("nonsense")
+        await asyncio.sleep(0.2)
+        left = {name: server.metric(name) for name in watched}
+        assert all(left[name] <= before[name] for name in watched), (before, left)
+
+
+async def test_calls_begin_with_what_the_settings_say(tmp_path: Path) -> None:
+    own = start_server(tmp_path, pose_scale=0.4, gaze="fixed", emotion="happy")
+    try:
+        async with Peer(own.url) as peer, channel(peer) as (_, event):
+            assert event["controls"] == DEFAULT.changed(pose_scale=0.4, gaze="fixed", emotion="happy").as_dict()
+    finally:
+        stop_server(own)
+
+
+def test_settings_that_cannot_be_are_named() -> None:
+    command = [sys.executable, "-m", "kdtalker", "serve", "--port", str(free_port()), "--pose-scale", "7"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    assert "pose_scale must be a number from 0 to 2, not 7" in done.stderr
+    assert "Traceback" not in done.stderr
