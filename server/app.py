@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import signal
+import socket
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import uvicorn
@@ -123,8 +128,31 @@ def _certificate(settings: Settings) -> dict[str, Any]:
     return {"ssl_certfile": chain, "ssl_keyfile": key}
 
 
+class Server(uvicorn.Server):
+    """Stops at once on SIGINT. On SIGTERM it goes on answering while the running calls finish, then stops."""
+
+    def __init__(self, config: uvicorn.Config, house: House) -> None:
+        super().__init__(config)
+        self._house = house
+        self._draining = False
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if sig != signal.SIGTERM or self._draining:
+            super().handle_exit(sig, frame)
+            return
+        self._draining = True
+        self._loop.call_soon_threadsafe(self._drain)
+
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        self._loop = asyncio.get_running_loop()
+        await super().serve(sockets)
+
+    def _drain(self) -> None:
+        self._house.drain(partial(super().handle_exit, signal.SIGTERM, None))
+
+
 def serve(settings: Settings) -> None:
-    """Serve until SIGINT or SIGTERM, then end every call; raises what kept the engines from opening."""
+    """Serve until SIGINT, or SIGTERM and the end of the running calls; raises what kept the engines from opening."""
     logs.configure(settings.log_level, settings.log_format)
     if not settings.tokens and settings.host not in ("127.0.0.1", "::1", "localhost"):
         logger.warning("no tokens are set: whoever reaches %s:%d may call", settings.host, settings.port)
@@ -144,7 +172,7 @@ def serve(settings: Settings) -> None:
         **certificate,
         timeout_graceful_shutdown=DRAIN,
     )
-    server = uvicorn.Server(config)
+    server = Server(config, house)
 
     def ready() -> None:
         logger.info("ready: %s://%s:%d", "https" if certificate else "http", settings.host, settings.port)

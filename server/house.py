@@ -36,6 +36,7 @@ class House:
         self.metrics = Metrics()
         self.avatars = Avatars(settings.max_avatars, settings.cache, settings.keep_photos)
         self.reception: Reception | None = None
+        self._group: asyncio.TaskGroup | None = None  # while it is open
         self.failure: Exception | None = None
         self.on_ready: Callable[[], None] = lambda: None
         self.on_failure: Callable[[], None] = lambda: None
@@ -46,11 +47,26 @@ class House:
         cv2.setNumThreads(1)  # parallelism belongs to the workers
         leaving = asyncio.Event()
         async with asyncio.TaskGroup() as group:
+            self._group = group
             group.create_task(self._live(leaving), name="house")
             try:
                 yield
             finally:
+                self._group = None
                 leaving.set()
+
+    def drain(self, done: Callable[[], None]) -> None:
+        """Take no new calls; `done` is called when the running ones have finished or had their time."""
+
+        async def wait() -> None:
+            if self.reception is not None:
+                await self.reception.drain(self.settings.drain)
+            done()
+
+        if self._group is None:
+            done()
+        else:
+            self._group.create_task(wait(), name="drain")
 
     async def _live(self, leaving: asyncio.Event) -> None:
         opened: list[Talker] = []

@@ -14,8 +14,8 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from engines.types import KDTalkerError, PortraitError
+from server.connection import OfferError
 from server.metrics import Metrics
-from server.session import OfferError
 
 
 class ProblemError(Exception):
@@ -26,8 +26,9 @@ class ProblemError(Exception):
         self.status, self.detail, self.headers, self.members = status, detail, headers, members
 
 
-def not_now(detail: str, retry_after: int) -> ProblemError:
-    return ProblemError(503, detail, {"Retry-After": str(retry_after)})
+def not_now(reason: str, detail: str, retry_after: int) -> ProblemError:
+    """`reason` is for programs: `starting`, `full`, `busy` (the machine cannot carry more) or `draining`."""
+    return ProblemError(503, detail, {"Retry-After": str(retry_after)}, reason=reason)
 
 
 def response(problem: ProblemError) -> JSONResponse:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+from contextlib import suppress
 from types import TracebackType
 
 from engines.types import Identity
@@ -18,7 +19,11 @@ logger = logging.getLogger(__name__)
 
 
 class FullHouseError(Exception):
-    """No call can be taken now."""
+    """No call can be taken now. `reason`: `full` or `draining`."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason
 
 
 class Reception:
@@ -28,7 +33,8 @@ class Reception:
         self._batcher, self._settings, self._metrics = batcher, settings, metrics
         self._sessions: dict[str, Session] = {}
         self._group = asyncio.TaskGroup()
-        self._open = True
+        self._draining = False
+        self._changed = asyncio.Event()
         metrics.capacity.set(settings.max_sessions)
 
     async def __aenter__(self) -> Reception:
@@ -38,22 +44,34 @@ class Reception:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._open = False
+        self._draining = True
         for session in list(self._sessions.values()):
             session.end("server stopped")
         await self._group.__aexit__(kind, error, trace)
 
-    @property
-    def full(self) -> bool:
-        return not self._open or len(self._sessions) >= self._settings.max_sessions
+    def require_room(self) -> None:
+        """Raise FullHouseError where one more call cannot be taken."""
+        if self._draining:
+            raise FullHouseError("draining", "The server is about to stop and takes no new calls.")
+        if len(self._sessions) >= self._settings.max_sessions:
+            raise FullHouseError("full", "All places are taken; try again soon.")
+
+    async def drain(self, patience: float) -> None:
+        """Let nobody in any more; return when every call has ended by itself, or after `patience` seconds."""
+        self._draining = True
+        logger.info("draining: %d calls have %.0f s to finish", len(self._sessions), patience)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(patience):
+                while self._sessions:
+                    self._changed.clear()
+                    await self._changed.wait()
 
     def find(self, name: str) -> Session | None:
         return self._sessions.get(name)
 
     async def admit(self, offer: str, avatar: str, identity: Identity) -> tuple[Session, str]:
         """Start a call; returns it with the SDP answer. Raises FullHouseError or OfferError."""
-        if self.full:
-            raise FullHouseError
+        self.require_room()
         name = secrets.token_urlsafe(12)
         session = Session(name, avatar, identity, self._batcher, self._settings, self._metrics)
         self._sessions[name] = session  # counted from here on, so that two offers cannot take one place
@@ -67,7 +85,7 @@ class Reception:
         logs.session.set(session.id)
         try:
             async with session:
-                answer.set_result(await session.accept(offer))
+                answer.set_result(await session.connect(offer))
                 logger.info("session %s up: avatar %s", session.id, session.avatar)
                 await session.run()
         except Exception as error:
@@ -78,5 +96,6 @@ class Reception:
                 self._metrics.errors.labels("session").inc()
         finally:
             del self._sessions[session.id]
+            self._changed.set()
             self._metrics.sessions.set(len(self._sessions))
             self._metrics.ended.labels(session.reason or "unknown").inc()

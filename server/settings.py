@@ -109,8 +109,12 @@ class Settings(BaseSettings):
     advertise: IPvAnyAddress | None = None
     """The public address of a machine behind 1:1 NAT."""
     connect_timeout: float = Field(20.0, gt=0)
-    lost_after: float = Field(10.0, gt=0)
-    """A peer that sends nothing at all (not even receiver reports) for this long is gone."""
+    lost_after: float = Field(3.0, gt=0)
+    """A peer that sends nothing at all (not even receiver reports) for this long is lost."""
+    grace: float = Field(15.0, ge=0)
+    """A lost peer has this long to come back before its call ends."""
+    drain: float = Field(25.0, ge=0)
+    """After SIGTERM, running calls have this long to finish; nobody new is let in."""
     idle_after: float = Field(900.0, gt=0)
     """A call in which nobody speaks for this long ends."""
     session_limit: float = Field(4 * 3600.0, gt=0)

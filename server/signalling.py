@@ -7,6 +7,7 @@ Its name cannot be guessed, so knowing the address is the right to end it.
 from __future__ import annotations
 
 import asyncio
+import secrets
 from enum import StrEnum
 from typing import Annotated, Any
 
@@ -22,10 +23,13 @@ from server.avatars import Avatar, EnrolmentBusyError
 from server.house import House
 from server.problems import ProblemError, not_now
 from server.reception import FullHouseError, Reception
-from server.session import Session
+from server.session import EndedError, Session
 
 SDP = "application/sdp"
 NO_STORE = {"Cache-Control": "no-store"}
+TOKEN = "Session-Token"  # header: the right to give a session a new connection
+GONE = "There is no such session; it may have ended."
+NO_PORTS = "All of the server's UDP ports are in use; try again soon."
 STARTING = 2  # seconds until a server that starts is worth asking again
 
 
@@ -55,12 +59,27 @@ def router(house: House) -> APIRouter:
         offer = (await body(request, settings.max_offer, settings.body_timeout)).decode("utf-8", "replace")
         try:
             session, answer = await reception.admit(offer, chosen.id, chosen.identity)
-        except FullHouseError:
-            raise not_now("All places are taken; try again soon.", settings.retry_after) from None
+        except FullHouseError as full:
+            raise not_now(full.reason, str(full), settings.retry_after) from None
         except ice.PortsExhaustedError:
-            raise not_now("All of the server's UDP ports are in use; try again soon.", settings.retry_after) from None
-        headers = {"Location": f"/sessions/{session.id}", **NO_STORE}
+            raise not_now("full", NO_PORTS, settings.retry_after) from None
+        headers = {"Location": f"/sessions/{session.id}", TOKEN: session.token, **NO_STORE}
         return Response(answer, 201, headers, media_type=SDP)
+
+    @routes.post("/sessions/{name}")
+    async def reconnect(request: Request, name: str) -> Response:
+        require_type(request, SDP)
+        session = find_session(house, name)
+        if not secrets.compare_digest(request.headers.get(TOKEN, "").encode(), session.token.encode()):
+            raise ProblemError(403, f"Send the token of this session, from its first answer, as '{TOKEN}'.")
+        offer = (await body(request, settings.max_offer, settings.body_timeout)).decode("utf-8", "replace")
+        try:
+            answer = await session.connect(offer)
+        except EndedError:
+            raise ProblemError(404, GONE) from None
+        except ice.PortsExhaustedError:
+            raise not_now("full", NO_PORTS, settings.retry_after) from None
+        return Response(answer, 200, NO_STORE, media_type=SDP)
 
     @routes.delete("/sessions/{name}", status_code=204)
     async def end_session(name: str) -> Response:
@@ -99,7 +118,7 @@ def router(house: House) -> APIRouter:
             with metrics.stage("enrol"):
                 avatar = await avatars.add(photo, holder.name)
         except EnrolmentBusyError:
-            raise not_now("Too many photos are waiting; try again soon.", settings.retry_after) from None
+            raise not_now("full", "Too many photos are waiting; try again soon.", settings.retry_after) from None
         content = described(avatar) | {"report": {name: round(value, 4) for name, value in avatar.report.items()}}
         return JSONResponse(content, 201, {"Location": f"/avatars/{avatar.id}", **NO_STORE})
 
@@ -115,8 +134,10 @@ def router(house: House) -> APIRouter:
 
     @routes.get("/readyz")
     async def readyz() -> PlainTextResponse:
-        if open_reception(house).full:
-            raise not_now("All places are taken.", settings.retry_after)
+        try:
+            open_reception(house).require_room()
+        except FullHouseError as full:
+            raise not_now(full.reason, str(full), settings.retry_after) from None
         return PlainTextResponse("ready\n")
 
     @routes.get("/metrics")
@@ -149,7 +170,7 @@ def open_reception(house: House) -> Reception:
     if house.failure is not None:
         raise ProblemError(503, f"The server cannot take calls: {house.failure}")
     if house.reception is None:
-        raise not_now("The server is starting.", STARTING)
+        raise not_now("starting", "The server is starting.", STARTING)
     return house.reception
 
 
@@ -163,7 +184,7 @@ def find_avatar(house: House, name: str, holder: Holder) -> Avatar:
 def find_session(house: House, name: str) -> Session:
     session = house.reception.find(name) if house.reception else None
     if session is None:
-        raise ProblemError(404, "There is no such session; it may have ended.")
+        raise ProblemError(404, GONE)
     return session
 
 

@@ -78,6 +78,7 @@ def start_server(folder: Path, **settings: object) -> LiveServer:
     port = free_port()
     environment = {name: value for name, value in os.environ.items() if name not in ("HOST", "PORT")}
     environment["KDTALKER_HOST"] = "127.0.0.1"
+    settings = {"drain": 0} | settings
     environment |= {f"KDTALKER_{name.upper()}": str(value) for name, value in settings.items()}
     environment |= {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", "KDTALKER_CACHE": str(folder.parent / "cache")}
     log = folder / "server.log"
@@ -114,6 +115,6 @@ def stop_server(server: LiveServer) -> None:
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
     """The server that most tests share: two calls at most, and quick to notice a lost peer."""
-    live = start_server(tmp_path_factory.mktemp("server"), max_sessions=2, retry_after=3, lost_after=4)
+    live = start_server(tmp_path_factory.mktemp("server"), max_sessions=2, retry_after=3, lost_after=2, grace=4)
     yield live
     stop_server(live)
