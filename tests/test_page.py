@@ -202,6 +202,51 @@ def test_another_face_in_the_middle_of_a_call(visitor: Visit) -> None:
     assert ended(visitor.sessions[0])
 
 
+def controls(session: str) -> dict[str, object]:
+    held: dict[str, object] = httpx.get(f"{session}/stats").json()["controls"]
+    return held
+
+
+def test_the_manner_of_the_face_is_set_by_keyboard_alone(visitor: Visit) -> None:
+    page = visitor.open()
+    page.get_by_role("slider", name="Expression").focus()
+    page.keyboard.press("Home")  # before the call, which then begins with it
+    visitor.call()
+    (session,) = visitor.sessions
+    visitor.until(lambda: controls(session)["expression_scale"] == 0)
+    page.get_by_role("radio", name="Neutral").focus()
+    page.keyboard.press("ArrowRight")
+    page.get_by_role("slider", name="Head").focus()
+    page.keyboard.press("End")
+    page.get_by_role("switch", name="Eyes stay on you").focus()
+    page.keyboard.press("Space")
+    visitor.until(lambda: controls(session)["gaze"] == "fixed")
+    assert controls(session) == {
+        "pose_scale": 2,
+        "expression_scale": 0,
+        "mouth_scale": 1,
+        "gaze": "fixed",
+        "emotion": "happy",
+        "emotion_strength": 0.7,
+    }
+    assert page.get_by_role("slider", name="Head").get_attribute("aria-valuetext") == "200 %"
+    page.get_by_role("button", name="Reset").click()
+    visitor.until(lambda: controls(session)["gaze"] == "free")
+    assert controls(session)["emotion"] == "neutral"
+    assert page.get_by_role("slider", name="Expression").input_value() == "1"
+
+
+def test_the_manner_is_kept_from_call_to_call(visitor: Visit) -> None:
+    page = visitor.open()
+    visitor.call()
+    page.get_by_role("radio", name="Sad").check(force=True)
+    visitor.until(lambda: controls(visitor.sessions[0])["emotion"] == "sad")
+    page.click("#call")
+    visitor.state("idle")
+    visitor.call()
+    visitor.until(lambda: controls(visitor.sessions[1])["emotion"] == "sad")
+
+
 def test_a_photo_that_suits_becomes_the_face(visitor: Visit) -> None:
     page = visitor.open()
     page.set_input_files("#photo", PORTRAIT)

@@ -2,6 +2,7 @@
 
 import { Avatars } from "./avatars.js";
 import { shine } from "./light.js";
+import { Manner } from "./manner.js";
 import { Meter } from "./meter.js";
 import { Session } from "./session.js";
 import { line, list, peerFigures } from "./stats.js";
@@ -17,6 +18,7 @@ const [callButton, retryButton, playButton, earButton] = ["call", "retry", "play
 
 const session = new Session();
 const meter = new Meter(at("meter"), glow);
+const manner = new Manner(at("manner"), at("manner-note"));
 const avatars = new Avatars({ list: at("faces"), template: at("face"), file: at("photo"), note: at("photo-note") });
 
 /** The voice lights the frame, in few steps: without a graphics card every one is a picture painted by the processor. */
@@ -45,6 +47,7 @@ session.addEventListener("state", () => {
     meter.silence();
     mute(true);
   }
+  manner.attach(session.state === "live" ? session.address : null);
   if (session.state === "live") meter.heardAt = performance.now();
   show();
 });

@@ -98,6 +98,11 @@ export class Session extends EventTarget {
     this.dispatchEvent(new Event("microphone"));
   }
 
+  /** Where the server keeps the call, null while there is none. */
+  get address() {
+    return this.#url;
+  }
+
   /** [RTCStatsReport, server's statistics] of a live call, else null. */
   async figures() {
     const [peer, url] = [this.#peer, this.#url];
