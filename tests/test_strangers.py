@@ -1,0 +1,330 @@
+"""What a stranger may send: any request, any SDP, any picture, any sound. Nothing breaks and nothing is told."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import io
+import json
+import re
+import struct
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import av
+import httpx
+import numpy as np
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as some
+from PIL import Image
+
+from benchmarks.peer import Peer
+from engines.types import SPEECH_SAMPLES
+from server.playout import Playout
+from server.tracks import mono
+from tests.conftest import REPOSITORY, LiveServer, start_server, stop_server
+
+pytestmark = [
+    pytest.mark.timeout(280),
+    # schemathesis registers what it needs with libraries that are about to rename it
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+]
+
+PORTRAIT = REPOSITORY / "engines" / "avatars" / "astronaut.jpg"
+SDP = {"Content-Type": "application/sdp"}
+MEANT = {501, 503}  # a mode that is not there yet, a full house
+unhurried = settings(
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture, HealthCheck.filter_too_much],
+)
+
+
+def assert_refused_in_form(answer: httpx.Response) -> None:
+    """Success, or a problem in words that is the asker's doing."""
+    assert answer.status_code < 500 or answer.status_code in MEANT, answer.text
+    if answer.status_code >= 400:
+        assert answer.headers["content-type"] == "application/problem+json"
+        assert answer.json()["detail"]
+        assert "Traceback" not in answer.text
+
+
+@pytest.fixture(scope="module")
+def quiet(server: LiveServer) -> Iterator[None]:
+    """Afterwards nothing of all that is left in the server, and its log has no traceback of ours."""
+    yield
+    deadline = time.monotonic() + 30
+    while server.metric("kdtalker_sessions") and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert server.metric("kdtalker_sessions") == 0
+    assert server.metric('kdtalker_refused_total{status="500"}') == 0
+    assert "ERROR" not in server.log.read_text()
+
+
+# Requests
+
+
+@schemathesis.serializer("application/sdp")
+def sdp(context: object, value: object) -> bytes:
+    return str(value).encode("utf-8", "surrogatepass")
+
+
+@pytest.fixture(scope="module")
+def document(server: LiveServer) -> schemathesis.BaseSchema:
+    return schemathesis.openapi.from_url(f"{server.url}/openapi.json")
+
+
+def test_whatever_is_asked_is_answered_in_form(
+    document: schemathesis.BaseSchema, server: LiveServer, quiet: None
+) -> None:
+    for operation in [found.ok() for found in document.get_all_operations()]:
+
+        @given(case=operation.as_strategy())
+        @settings(unhurried, max_examples=25)
+        def ask(case: schemathesis.Case) -> None:
+            answer = case.call(base_url=server.url, timeout=60)
+            assert answer.status_code < 500 or answer.status_code in MEANT, (case.path, answer.text)
+            if answer.status_code >= 400:
+                assert answer.headers["content-type"] == ["application/problem+json"], case.path
+                assert answer.json()["detail"], case.path
+
+        ask()
+
+
+# Offers
+
+
+async def an_offer() -> str:
+    peer = Peer("http://127.0.0.1:9")
+    try:
+        return await peer.offer()
+    finally:
+        await peer.close()
+
+
+@pytest.fixture(scope="module")
+def offer() -> list[str]:
+    return asyncio.run(an_offer()).splitlines(keepends=True)
+
+
+Change = Callable[[list[str]], list[str]]
+
+
+def change(kind: int, at: int, to: int, text: str) -> Change:
+    """One thing done to an offer: a line left out, doubled, moved, replaced, cut, or with text put into it."""
+
+    def apply(lines: list[str]) -> list[str]:
+        if not lines:
+            return [text]
+        place, target = at % len(lines), to % len(lines)
+        line = lines[place]
+        match kind:
+            case 0:
+                return lines[:place] + lines[place + 1 :]
+            case 1:
+                return [*lines[:place], line, *lines[place:]]
+            case 2:
+                rest = lines[:place] + lines[place + 1 :]
+                return [*rest[:target], line, *rest[target:]]
+            case 3:
+                return [*lines[:place], text + "\r\n", *lines[place + 1 :]]
+            case 4:
+                return [*lines[:place], line[: to % (len(line) + 1)], *lines[place + 1 :]]
+            case _:
+                middle = to % (len(line) + 1)
+                return [*lines[:place], line[:middle] + text + line[middle:], *lines[place + 1 :]]
+
+    return apply
+
+
+changes = some.lists(
+    some.builds(
+        change,
+        some.integers(0, 5),
+        some.integers(0, 200),
+        some.integers(0, 200),
+        some.one_of(
+            some.text(max_size=20),
+            some.integers(-(2**70), 2**70).map(str),
+            some.sampled_from(["\x00", "a=", "m=audio"]),
+        ),
+    ),
+    min_size=1,
+    max_size=5,
+)
+
+
+@given(done=changes)
+@settings(unhurried, max_examples=120)
+def test_a_changed_offer_is_answered_or_refused(
+    server: LiveServer, quiet: None, offer: list[str], done: list[Change]
+) -> None:
+    lines = list(offer)
+    for each in done:
+        lines = each(lines)
+    content = "".join(lines).encode("utf-8", "surrogatepass")
+    answer = httpx.post(f"{server.url}/sessions", content=content, headers=SDP, timeout=60)
+    assert_refused_in_form(answer)
+    if answer.status_code == 201:
+        assert httpx.delete(server.url + answer.headers["location"], timeout=30).status_code == 204
+
+
+# Sound
+
+
+@given(data=some.data())
+@settings(unhurried, max_examples=100)
+def test_whatever_a_microphone_sends_a_tick_is_a_tick(data: some.DataObject) -> None:
+    playout, now, pts = Playout(), 10.0, 0
+    for tick in range(data.draw(some.integers(1, 8))):
+        for _ in range(data.draw(some.integers(0, 4))):
+            count = data.draw(some.one_of(some.integers(1, 2_000), some.just(960)))
+            layout = data.draw(some.sampled_from(["mono", "stereo"]))
+            level = data.draw(some.sampled_from([0, 1, 1000, 32_767]))
+            samples = np.full((1, count * (2 if layout == "stereo" else 1)), level, np.int16)
+            samples[:, ::2] *= -1
+            frame = av.AudioFrame.from_ndarray(samples, format="s16", layout=layout)
+            frame.sample_rate = 48_000
+            playout.put(pts, mono(frame), now)
+            pts += data.draw(some.one_of(some.just(count), some.integers(-5_000, 200_000), some.just(2**32)))
+            now += data.draw(some.floats(0, 0.1))
+        sound = playout.take(now).sound
+        assert sound.shape == (3 * SPEECH_SAMPLES,), tick
+        assert np.isfinite(sound).all()
+        now += 0.04
+
+
+# Pictures
+
+
+def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
+    data = io.BytesIO()
+    image.save(data, kind, **options)  # type: ignore[arg-type]
+    return data.getvalue()
+
+
+def bomb(width: int, height: int) -> bytes:
+    """A PNG of one colour, `width` x `height`: a few kilobytes that would unpack to gigabytes."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    packed = zlib.compress(bytes(1_000_000), 9)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", packed) + chunk(b"IEND", b"")
+
+
+def send(server: LiveServer, photo: bytes, name: str = "me") -> httpx.Response:
+    return httpx.post(f"{server.url}/avatars", files={"photo": (name, photo, "image/jpeg")}, timeout=60)
+
+
+@pytest.fixture(scope="module")
+def portrait() -> Image.Image:
+    return Image.open(PORTRAIT).convert("RGB")
+
+
+@pytest.mark.parametrize(
+    "turned",
+    [
+        lambda image: encoded(image.rotate(90, expand=True), "JPEG", exif=orientation(6)),
+        lambda image: encoded(image.rotate(180), "JPEG", exif=orientation(3)),
+        lambda image: encoded(image.convert("CMYK"), "JPEG"),
+        lambda image: encoded(image, "GIF", save_all=True, append_images=[image.rotate(180)] * 3, loop=0),
+        lambda image: encoded(image, "WEBP", save_all=True, append_images=[image.rotate(180)] * 3),
+        lambda image: encoded(image.convert("RGBA"), "PNG"),
+    ],
+    ids=["EXIF right", "EXIF upside down", "CMYK", "animated GIF", "animated WebP", "alpha"],
+)
+def test_a_portrait_in_any_form_is_the_same_face(
+    server: LiveServer, quiet: None, portrait: Image.Image, turned: Callable[[Image.Image], bytes]
+) -> None:
+    plain, other = send(server, encoded(portrait, "JPEG", quality=95)), send(server, turned(portrait))
+    assert plain.status_code == other.status_code == 201, other.text
+    faces = [
+        np.asarray(Image.open(io.BytesIO(httpx.get(server.url + sent.json()["picture"]).content)).resize((64, 64)))
+        for sent in (plain, other)
+    ]
+    # the same picture but for what its format does to colours
+    assert np.abs(faces[0].astype(int) - faces[1].astype(int)).mean() < 12
+
+
+def orientation(value: int) -> Image.Exif:
+    exif = Image.Exif()
+    exif[0x0112] = value
+    return exif
+
+
+@pytest.mark.parametrize(
+    "photo",
+    [
+        bomb(50_000, 50_000),
+        bomb(10_000, 10_000),
+        bomb(2**31 - 1, 2**31 - 1),
+        encoded(Image.new("RGB", (1, 1)), "PNG"),
+        encoded(Image.new("RGB", (4000, 1)), "PNG"),
+        encoded(Image.new("L", (600, 600)), "TIFF"),
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 600 600\n",
+        b'<svg xmlns="http://www.w3.org/2000/svg" width="600" height="600"/>',
+        PORTRAIT.read_bytes()[:-4000] + bytes(100),
+    ],
+    ids=["2.5 gigapixels", "100 megapixels", "overflow", "1 pixel", "a line", "TIFF", "EPS", "SVG", "cut off"],
+)
+def test_a_picture_that_is_no_portrait_is_refused_at_once(server: LiveServer, quiet: None, photo: bytes) -> None:
+    before = server.metric("process_resident_memory_bytes")
+    refused = send(server, photo)
+    assert refused.status_code == 422, refused.text
+    assert refused.json()["reason"] == "unreadable"
+    # 100 megapixels in RGB alone would be 300 MB
+    assert server.metric("process_resident_memory_bytes") - before < 150e6
+
+
+# The log
+
+
+def test_a_log_at_debug_level_tells_nothing_of_photo_or_sound(
+    tmp_path: Path, speak: Callable[[str], np.ndarray]
+) -> None:
+    own = start_server(tmp_path, log_level="debug", log_format="json", tokens="a token that nobody should read")
+    sound = speak("A secret that nobody shall find in the log.")
+    exif = Image.Exif()
+    exif[0x010E] = "taken at the hideout"
+    exif[0x8298] = "copyright of the hideout"
+    photo = encoded(Image.open(PORTRAIT), "JPEG", quality=95, exif=exif)
+    bearer = {"Authorization": "Bearer a token that nobody should read"}
+    try:
+        with httpx.Client(base_url=own.url, headers=bearer, timeout=60) as client:
+            for content in (photo, photo[:5000], encoded(Image.new("RGB", (600, 600)), "PNG")):
+                sent = client.post("/avatars", files={"photo": ("hideout.jpg", content, "image/jpeg")})
+                if sent.status_code == 201:
+                    face = sent.json()
+            client.get("/", params={"key": "a guess at the key"})
+            client.post("/sessions", content="hideout", headers=SDP)
+        location = asyncio.run(call(own, sound, face["id"], bearer))
+    finally:
+        stop_server(own)
+    log = own.log.read_text()
+    entries = [json.loads(line) for line in log.splitlines()]
+    assert {entry.get("session") for entry in entries} >= {location.rpartition("/")[2]}
+    for secret in ("hideout", "token that", "guess at", face["id"] + "/", "JFIF", "\\x"):
+        assert secret not in log, secret
+    for content in (photo, encoded(Image.open(PORTRAIT), "JPEG"), sound.tobytes()):
+        for start in range(0, min(len(content), 60_000), 3_000):
+            piece = content[start : start + 24]
+            if any(piece):
+                assert base64.b64encode(piece).decode() not in log
+                assert piece.hex() not in log
+    assert not re.search(r"[A-Za-z0-9+/=]{120,}", log), "something encoded is in the log"
+
+
+async def call(server: LiveServer, sound: np.ndarray, avatar: str, headers: dict[str, str]) -> str:
+    peer = Peer(server.url, sound, query=f"?avatar={avatar}")
+    peer._http.headers.update(headers)
+    async with peer:
+        await peer.pictures(50, within=60)
+        await peer._http.get(f"{peer.location}/stats")
+        return peer.location
