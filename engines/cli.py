@@ -57,7 +57,8 @@ def _published_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--weights",
         help="a folder with the published files, default: those `kdtalker weights` fetched; random:N for random ones, "
-        "which need no files and show noise (for development)",
+        "which need no files and show noise (for development); for the embedded profile a folder that "
+        "`kdtalker train --videos` wrote",
     )
     group.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 ...; default: a GPU where there is one")
     group.add_argument("--precision", default="float32", help="float32 (default) or float16")
@@ -81,12 +82,12 @@ class Take:
 def _embedded_take(options: argparse.Namespace, photo: bytes) -> Take:
     foreign = [
         f"--{name.replace('_', '-')}"
-        for name in ("exact", "relative", "stitch", "full_frame", "weights")
+        for name in ("exact", "relative", "stitch", "full_frame")
         if getattr(options, name)
     ]
     if foreign:
         raise KDTalkerError(f"{', '.join(foreign)} needs `--profile kdtalker`.")
-    talker = open_talker(options.profile)
+    talker = open_talker(options.profile, options.weights)
     return Take(talker, enrolled(talker, photo))
 
 

@@ -12,12 +12,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import as_file, files
+from pathlib import Path
 
 import numpy as np
 
-from engines.motion import Normalisation
-from engines.types import FRAME_SIZE, FloatArray, WeightsError
+from engines.motion import EXPRESSION, Normalisation
+from engines.profile import Parts
+from engines.types import FRAME_SIZE, MOTION_WIDTH, FloatArray, WeightsError
 
+MOUTH_CORNERS, CHIN = (61, 291), (152,)
 LEFT_EYE_CORNER, RIGHT_EYE_CORNER = 33, 263  # outer corners; their distance is the unit of length
 # Points that hardly move with speech; head motion is fitted on them alone.
 _EYES_NOSE_BRIDGE = (33, 133, 362, 263, 168, 6, 197, 195, 5, 4, 1)
@@ -109,11 +112,24 @@ class FaceModel:
         """exp (..., 21, 3) -> dense offsets from rest (..., 478, 3), same frame."""
         return self.mixing @ expression
 
+    def per_number(self, parts: Parts) -> FloatArray:
+        """A setting for each of the 70 numbers; corners and chin are the numbers that move those points most."""
+        values = np.full(MOTION_WIDTH, parts.rest, np.float32)
+        values[EXPRESSION] = np.where(np.repeat(self.mouth, 3), parts.mouth, parts.rest)
+        for points, axis, value in ((MOUTH_CORNERS, 0, parts.corners), (CHIN, 1, parts.chin)):
+            if value is not None:
+                keypoints = self.mixing[list(points)].argmax(1)
+                values[EXPRESSION.start + 3 * keypoints + axis] = value
+        return values
+
 
 @cache
-def face_model() -> FaceModel:
-    """The shipped tables; raises WeightsError when the file is missing or not ours."""
-    resource = files("engines") / "weights" / "embedded" / "keypoints.npz"
+def face_model(folder: Path | None = None) -> FaceModel:
+    """The tables of `folder`, default: the shipped ones; raises WeightsError when the file is missing or not ours.
+
+    Only the statistics may differ from the shipped tables: enrolled faces were measured with those.
+    """
+    resource = (folder or files("engines") / "weights" / "embedded") / "keypoints.npz"
     try:
         with as_file(resource) as path, np.load(path) as archive:
             normalisation = Normalisation(
@@ -122,4 +138,6 @@ def face_model() -> FaceModel:
             tables = {name: archive[name] for name in ("mixing", "reading", "placing", "template", "mouth")}
     except (OSError, KeyError, ValueError) as error:
         raise WeightsError(f"The keypoint tables {resource} cannot be read ({error}); reinstall them.") from error
+    if folder is not None and any(not np.array_equal(tables[name], getattr(face_model(), name)) for name in tables):
+        raise WeightsError(f"{resource} holds other keypoints than this version's; train again.")
     return FaceModel(normalisation=normalisation, **tables)

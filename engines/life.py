@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import as_file, files
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -144,9 +145,9 @@ def loudness(window: FloatArray) -> float:
 
 
 @cache
-def life_model() -> LifeModel:
-    """The shipped parameters; raises WeightsError when the file is missing or not ours."""
-    resource = files("engines") / "weights" / "embedded" / "life.npz"
+def life_model(folder: Path | None = None) -> LifeModel:
+    """Parameters in `folder`, default: the shipped ones; raises WeightsError when the file is missing or not ours."""
+    resource = (folder or files("engines") / "weights" / "embedded") / "life.npz"
     try:
         with as_file(resource) as path, np.load(path) as archive:
             values: dict[str, Any] = {name: archive[name] for name in LifeModel.__dataclass_fields__}

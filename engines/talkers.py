@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib.resources import as_file, files
+from pathlib import Path
 
 import numpy as np
 
@@ -23,7 +24,8 @@ from engines.types import KEYPOINTS, FloatArray
 def open_talker(name: str = "embedded", weights: str | None = None) -> Talker:
     """Open every engine of the profile called `name`, each with one thread.
 
-    `weights` says which published weights to take, see `open_model`; the embedded profile has its own.
+    `weights` says which published weights to take, see `open_model`; for the embedded profile it is a folder that
+    `kdtalker train --videos` wrote, default: the shipped one.
     """
     chosen = profile(name)
     if chosen is KDTALKER:
@@ -31,8 +33,9 @@ def open_talker(name: str = "embedded", weights: str | None = None) -> Talker:
         from engines.published.talker import published_talker  # needs PyTorch, which `open_model` has made sure of
 
         return published_talker(model)[0]
-    face = face_model()
-    folder = files("engines") / "weights" / chosen.name
+    own = None if weights is None else Path(weights)
+    face = face_model(own)
+    folder = own or files("engines") / "weights" / chosen.name
     with as_file(folder / "audio_encoder.onnx") as path:
         encoder = open_engine(path, batches=(1, 2), expect={"profile": chosen.name, "network": "audio_encoder"})
     with as_file(folder / "window.onnx") as path:
@@ -43,7 +46,7 @@ def open_talker(name: str = "embedded", weights: str | None = None) -> Talker:
             expect={"profile": chosen.name, "network": "window"},
         )
     sampler = Sampler(window, chosen.window, _per_number(chosen.guidance, face), _per_number(chosen.temperature, face))
-    placing = RelativePlacing(face.normalisation, life_model(), chosen.limits, face.mouth, emotion_offsets(face))
+    placing = RelativePlacing(face.normalisation, life_model(own), chosen.limits, face.mouth, emotion_offsets(face))
     return Talker(chosen, placing, encoder, sampler, open_renderer(chosen))
 
 

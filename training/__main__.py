@@ -2,6 +2,9 @@
 
 keypoints -> life -> emotions -> motion (build/motion.pt) -> ONNX files -> evaluation. Takes the tracks of
 ``../shared/data`` (or KDTALKER_DATA) and writes ``engines/weights/embedded``.
+
+``--videos DIR`` instead of a step: your own clips, tracked, checked, learned and written to ``--out``
+(docs/training.md).
 """
 
 from __future__ import annotations
@@ -20,12 +23,14 @@ import torch
 from rich.console import Console
 
 from engines.face_mesh import face_model
+from engines.profile import PROFILES
 from training import keypoints as keypoint_fit
 from training.card import write_card
 from training.corpus import items_of
 from training.emotions import fit_emotions, save_emotions
 from training.evaluate import evaluate
 from training.life import fit_life, save_life
+from training.own import train_on_videos
 from training.shapes import first_template, shapes_of
 from training.tracks import REPOSITORY, Clip, data_folder, read_clips
 from training.train import SAMPLING, Recipe, train
@@ -134,12 +139,29 @@ STEPS = {
 }
 
 
+def _add_videos(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("your own clips")
+    group.add_argument("--videos", type=Path, metavar="DIR", help="films with sound; a folder inside is one person")
+    group.add_argument("--out", type=Path, default=Path("trained"), metavar="DIR", help="result (default: trained)")
+    group.add_argument("--profile", choices=list(PROFILES), default="embedded", help="what to train")
+    group.add_argument("--resume", action="store_true", help="go on from the last check of the run in --out")
+    group.add_argument("--patience", type=int, default=6, help="checks without improvement that end it (default: 6)")
+    group.add_argument("--check-every", type=int, default=250, help="steps between checks (default: 250)")
+    group.add_argument("--frames", type=int, default=Recipe().frames, help="frames in a batch (default: %(default)s)")
+    group.add_argument("--batches", type=int, help="batches of a step (default: as many as processes)")
+    group.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 ... (default: a GPU where there is one)")
+    group.add_argument("--threads", type=int, help="of a CPU (default: 1, for kdtalker all)")
+    group.add_argument("--syncnet", type=Path, metavar="FILE", help="SyncNet weights, to measure LSE-C and LSE-D")
+    group.add_argument("--weights", metavar="DIR|random:N", help="published weights, with --profile kdtalker")
+    group.add_argument("--scratch", action="store_true", help="with --profile kdtalker: not from published weights")
+
+
 def main(argv: list[str] | None = None) -> int:
     """`kdtalker train`, which is `python -m training`."""
     parser = argparse.ArgumentParser(
         prog="kdtalker train", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("step", choices=STEPS)
+    parser.add_argument("step", choices=STEPS, nargs="?")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=Recipe().steps)
     parser.add_argument("--permissive", action="store_true", help="learn from permissively licensed clips only")
@@ -147,8 +169,14 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--checkpoints", type=Path, nargs="+", help="evaluate: the exported one, then other seeds'")
     parser.add_argument("--regression", type=Path, default=REGRESSION, help="checkpoint of the step regression")
     parser.add_argument("--before", type=Path, help="evaluate: exported files of an earlier model, for comparison")
+    _add_videos(parser)
     arguments = parser.parse_args(argv)
-    STEPS[arguments.step](arguments)
+    if (arguments.step is None) == (arguments.videos is None):
+        parser.error("name a step, or your own clips with --videos DIR")
+    if arguments.videos is not None:
+        train_on_videos(arguments)
+    else:
+        STEPS[arguments.step](arguments)
     return 0
 
 

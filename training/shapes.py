@@ -95,6 +95,13 @@ def mirror_index(mesh: FloatArray) -> np.ndarray:
     return index
 
 
+def mirror_of(template: FloatArray) -> np.ndarray:
+    """`mirror_index` of a template (478, 3) with closed lips, which are parted first, or pairs would be mixed up."""
+    parted = template.copy()
+    parted[template[:, 1] > template[UPPER_LIP[0], 1] + 0.03, 1] += 0.12
+    return mirror_index(parted)
+
+
 def mirrored(points: FloatArray, mirror: np.ndarray) -> FloatArray:
     """Meshes or offsets (..., 478, 3) of the mirror image of a face."""
     return np.take(points, mirror, axis=-2) * FLIP

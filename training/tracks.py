@@ -20,6 +20,7 @@ from engines.types import SPEECH_RATE, SPEECH_SAMPLES, FloatArray, KDTalkerError
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 HELD_OUT = REPOSITORY / "training" / "held_out.json"
+STEPS = 1024  # of quantisation in one eye distance
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +82,29 @@ def _unpack(base: Path) -> Iterator[tuple[str, FloatArray, FloatArray]]:
         samples = sound[frames.start * SPEECH_SAMPLES : frames.stop * SPEECH_SAMPLES]
         wanted = (frames.stop - frames.start) * SPEECH_SAMPLES
         yield str(name), mesh.astype(np.float32), np.pad(samples, (0, wanted - len(samples)))
+
+
+def pack(base: Path, name: str, mesh: FloatArray, sound: FloatArray) -> None:
+    """Write one clip as a file pair: `mesh` f32 (T, 478, 3) in pixels, `sound` f32 (640 T,)."""
+    center = mesh.mean(1)
+    step = np.float32(np.linalg.norm(mesh[:, 33] - mesh[:, 263], axis=-1).mean() / STEPS)
+    places = np.round((mesh - center[:, None]) / step).astype(np.int32)
+    base.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(base.with_suffix(".flac"), np.clip(sound, -1, 1), SPEECH_RATE)
+    np.savez_compressed(
+        base.with_suffix(".npz"),
+        dq=np.concatenate([places[:1], np.diff(places, axis=0)]).astype(np.int16),
+        center=center.astype(np.float32),
+        step=np.array([step], np.float32),
+        start=np.array([0, len(mesh)], np.int32),
+        names=np.array([name]),
+    )
+
+
+def unpack(base: Path) -> tuple[FloatArray, FloatArray]:
+    """Mesh and sound of a file pair that `pack` wrote, the mesh within half a step."""
+    ((_, mesh, sound),) = _unpack(base)
+    return mesh, sound
 
 
 def read_clips(root: Path, datasets: tuple[str, ...] = ("grid_s1", "lrcar", "clips")) -> list[Clip]:

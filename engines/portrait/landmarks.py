@@ -84,9 +84,12 @@ def _solutions() -> Any:
 
 
 def _make_graph(solutions: Any, name: str) -> Any:
-    if name == "mesh":
+    if name in ("mesh", "film"):
         return solutions.face_mesh.FaceMesh(
-            static_image_mode=True, max_num_faces=1, refine_landmarks=True, min_detection_confidence=DETECTION_SCORE
+            static_image_mode=name == "mesh",
+            max_num_faces=1,
+            refine_landmarks=True,
+            min_detection_confidence=DETECTION_SCORE,
         )
     if name == "person":
         return solutions.selfie_segmentation.SelfieSegmentation(model_selection=0)
@@ -146,7 +149,14 @@ class FaceLandmarker:
         x right and y down in pixels, pixel centres at whole numbers; z in the same unit, negative
         towards the camera, zero at the head's middle.
         """
-        found = self._run("mesh", np.ascontiguousarray(image)).multi_face_landmarks
+        return self._landmarks("mesh", image)
+
+    def follow(self, image: ByteArray) -> FloatArray | None:
+        """`mesh` for the next picture of a film: looks first where the face was. One film for each landmarker."""
+        return self._landmarks("film", image)
+
+    def _landmarks(self, name: str, image: ByteArray) -> FloatArray | None:
+        found = self._run(name, np.ascontiguousarray(image)).multi_face_landmarks
         if not found:
             return None
         height, width = image.shape[:2]
