@@ -25,11 +25,25 @@ class WindowPlan:
 
 
 @dataclass(frozen=True, slots=True)
+class Parts:
+    """A setting of the sampler by parts of the motion vector; `FaceModel.per_number` spreads it.
+
+    `mouth`: lips and jaw; of these `corners`, how far the mouth's corners go sideways, and `chin`, its height, where
+    they differ. `rest`: everything else.
+    """
+
+    mouth: float
+    rest: float
+    corners: float | None = None
+    chin: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Profile:
     """One model family and how it is run.
 
     `longest`: frames of the longest window the network was trained for; where `always_longest`, of every window.
-    `guidance`, `temperature`: (mouth, rest) pairs; audio guidance 1 and temperature 1 are plain DDIM.
+    Audio `guidance` 1 and noise `temperature` 1 are plain DDIM.
     `deviations`: how far from the mean normalised motion went in training; None where that is not known.
     """
 
@@ -39,8 +53,8 @@ class Profile:
     window: WindowPlan
     longest: int
     always_longest: bool
-    guidance: tuple[float, float]
-    temperature: tuple[float, float]
+    guidance: Parts
+    temperature: Parts
     deviations: float | None
     limits: Limits
 
@@ -70,8 +84,8 @@ EMBEDDED = Profile(
     window=WindowPlan(committed=6, new=2, lookahead=1),
     longest=27,
     always_longest=False,
-    guidance=(2.1, 1.0),
-    temperature=(0.3, 1.0),
+    guidance=Parts(mouth=2.2, rest=1.0, corners=2.9, chin=2.7),
+    temperature=Parts(mouth=0.4, rest=1.0),
     deviations=6.0,
     limits=Limits(),
 )
@@ -84,8 +98,8 @@ KDTALKER = Profile(
     window=WindowPlan(committed=60, new=2, lookahead=2),
     longest=64,
     always_longest=True,
-    guidance=(1.0, 1.0),
-    temperature=(1.0, 1.0),
+    guidance=Parts(mouth=1.0, rest=1.0),
+    temperature=Parts(mouth=1.0, rest=1.0),
     deviations=None,
     limits=Limits(),
 )

@@ -5,11 +5,9 @@ from __future__ import annotations
 from importlib.resources import as_file, files
 from pathlib import Path
 
-import numpy as np
-
 from engines.cache import cache_folder
 from engines.emotions import emotion_offsets
-from engines.face_mesh import FaceModel, face_model
+from engines.face_mesh import face_model
 from engines.life import life_model
 from engines.pipeline import Talker
 from engines.placing import RelativePlacing
@@ -18,7 +16,6 @@ from engines.published.weights_files import open_model
 from engines.renderer import open_renderer
 from engines.runtime.opening import open_engine
 from engines.sampler import Sampler
-from engines.types import KEYPOINTS, FloatArray
 
 
 def open_talker(name: str = "embedded", weights: str | None = None) -> Talker:
@@ -45,14 +42,6 @@ def open_talker(name: str = "embedded", weights: str | None = None) -> Talker:
             sizes={"frames": chosen.window.length},
             expect={"profile": chosen.name, "network": "window"},
         )
-    sampler = Sampler(window, chosen.window, _per_number(chosen.guidance, face), _per_number(chosen.temperature, face))
+    sampler = Sampler(window, chosen.window, face.per_number(chosen.guidance), face.per_number(chosen.temperature))
     placing = RelativePlacing(face.normalisation, life_model(own), chosen.limits, face.mouth, emotion_offsets(face))
     return Talker(chosen, placing, encoder, sampler, open_renderer(chosen))
-
-
-def _per_number(mouth_and_rest: tuple[float, float], face: FaceModel) -> FloatArray:
-    """(mouth, rest) -> f32 (70,): the mouth's value on the numbers of the mouth's keypoints."""
-    mouth, rest = mouth_and_rest
-    exp = np.where(np.repeat(face.mouth, 3), mouth, rest)
-    assert exp.shape == (3 * KEYPOINTS,)
-    return np.concatenate([np.full(7, rest), exp]).astype(np.float32)

@@ -10,7 +10,7 @@ import argparse
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import onnx
@@ -86,8 +86,8 @@ def embedded(encoder: AudioFeatures, loop: Ddim) -> Iterator[Graph]:
         "lookahead": plan.lookahead,
         "steps": loop.config.steps,
         "context_time": loop.config.context_time,
-        "guidance": dict(zip(("mouth", "rest"), EMBEDDED.guidance, strict=True)),
-        "temperature": dict(zip(("mouth", "rest"), EMBEDDED.temperature, strict=True)),
+        "guidance": asdict(EMBEDDED.guidance),
+        "temperature": asdict(EMBEDDED.temperature),
     }
     window = window_graph(loop, EMBEDDED.longest, fixed=False)
     yield replace(window, facts={**window.facts, **facts})

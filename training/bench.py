@@ -12,12 +12,12 @@ import numpy as np
 from engines.audio import log_mel, mel_windows
 from engines.face_mesh import FaceModel, face_model
 from engines.networks.ddim import Ddim, DdimConfig
-from engines.profile import EMBEDDED
+from engines.profile import EMBEDDED, Parts
 from engines.runtime.opening import open_engine
 from engines.sampler import Sampler
 from engines.types import SPEECH_SAMPLES, FloatArray
 from training.corpus import Item, measuring_matrix, rest_values
-from training.generate import Encode, features_of, per_number, silent_feature, stream, torch_encoder, torch_sampler
+from training.generate import Encode, TorchWindow, features_of, sampler_of, silent_feature, stream, torch_encoder
 from training.train import load_model
 
 
@@ -60,19 +60,14 @@ def _other(features: list[FloatArray], index: int) -> FloatArray:
 def open_bench(folder: Path) -> Bench:
     """Bench around ``audio_encoder.onnx`` and ``window.onnx``, with the settings of the embedded profile."""
     encoder, face = open_engine(folder / "audio_encoder.onnx"), face_model()
-    sampler = Sampler(
-        open_engine(folder / "window.onnx"),
-        EMBEDDED.window,
-        per_number(face, *EMBEDDED.guidance),
-        per_number(face, *EMBEDDED.temperature),
-    )
+    sampler = sampler_of(open_engine(folder / "window.onnx"), face)
     return Bench(sampler, lambda windows: encoder.run(mel=windows)["feature"], face, measuring_matrix(face))
 
 
 def checkpoint_bench(
     checkpoint: Path,
-    guidance: tuple[float, float] = EMBEDDED.guidance,
-    temperature: tuple[float, float] = EMBEDDED.temperature,
+    guidance: Parts = EMBEDDED.guidance,
+    temperature: Parts = EMBEDDED.temperature,
     steps: int | None = None,
 ) -> Bench:
     """Bench around the networks of a training checkpoint, which needs no export.
@@ -84,7 +79,7 @@ def checkpoint_bench(
     face = face_model()
     config = DdimConfig(**saved["recipe"]["sampling"])
     loop = Ddim(model.denoiser, replace(config, steps=steps or config.steps), saved["context_shares"])
-    sampler = torch_sampler(loop, face, guidance, temperature)
+    sampler = sampler_of(TorchWindow(loop), face, guidance, temperature)
     return Bench(sampler, torch_encoder(model.encoder), face, measuring_matrix(face))
 
 

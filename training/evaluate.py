@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from engines.face_mesh import face_model
-from engines.profile import EMBEDDED
+from engines.profile import EMBEDDED, Parts
 from engines.runtime.opening import open_engine
 from engines.talkers import open_talker
 from engines.types import KDTalkerError
@@ -37,6 +37,7 @@ from training.tracks import REPOSITORY
 
 AVATAR = REPOSITORY / "engines" / "avatars" / "astronaut.jpg"
 SECOND_PORTRAIT = "p5_older_man_glasses.jpg"
+EXPECTED, STILL = Parts(mouth=1.0, rest=1.0), Parts(mouth=0.0, rest=0.0)  # guidance and temperature of an expectation
 VOICES = 12  # clips whose sound makes the babble
 
 
@@ -98,9 +99,9 @@ def evaluate(
     """
     check_exported(folder, checkpoints[0])
     runs = [open_bench(folder), *(checkpoint_bench(path) for path in checkpoints[1:])]
-    others = {"one step": checkpoint_bench(checkpoints[0], (1.0, 1.0), (0.0, 0.0), steps=1)}
+    others = {"one step": checkpoint_bench(checkpoints[0], EXPECTED, STILL, steps=1)}
     if regression is not None and regression.is_file():
-        others["regression"] = checkpoint_bench(regression, (1.0, 1.0), (0.0, 0.0))
+        others["regression"] = checkpoint_bench(regression, EXPECTED, STILL)
     groups = groups_of(items_of(shapes))
     figures = _lips(runs, others, groups, shapes) | _behaviour(runs, groups, root)
     figures["life"] = life_table(runs[0].face, groups.train)

@@ -13,12 +13,12 @@ from engines.audio import BANDS, SILENCE, mel_windows
 from engines.face_mesh import FaceModel
 from engines.networks.audio_features import AudioFeatures
 from engines.networks.ddim import Ddim
-from engines.profile import EMBEDDED, WindowPlan
-from engines.runtime.base import TensorSpec
+from engines.profile import EMBEDDED, Parts, WindowPlan
+from engines.runtime.base import Engine, TensorSpec
 from engines.sampler import Sampler
 from engines.types import MOTION_WIDTH, FloatArray
 from training.batches import WINDOW
-from training.corpus import Item, mouth_numbers, rest_values
+from training.corpus import Item, rest_values
 
 Encode = Callable[[FloatArray], FloatArray]
 
@@ -48,11 +48,6 @@ def torch_encoder(encoder: AudioFeatures) -> Encode:
             return np.asarray(encoder(torch.from_numpy(windows)).numpy())
 
     return encode
-
-
-def per_number(face: FaceModel, mouth: float, rest: float) -> FloatArray:
-    """One value for the mouth's numbers, one for the others, f32 (70,)."""
-    return np.where(mouth_numbers(face), mouth, rest).astype(np.float32)
 
 
 def features_of(items: list[Item], encode: Encode) -> list[FloatArray]:
@@ -89,8 +84,9 @@ def silent_feature(encode: Encode) -> FloatArray:
     return encode(np.full((1, BANDS, WINDOW.columns), SILENCE, np.float32))[0]
 
 
-def torch_sampler(
-    loop: Ddim, face: FaceModel, guidance: tuple[float, float], temperature: tuple[float, float]
+def sampler_of(
+    window: Engine, face: FaceModel, guidance: Parts = EMBEDDED.guidance, temperature: Parts = EMBEDDED.temperature
 ) -> Sampler:
-    """The production sampler around a torch network; (mouth, rest) pairs."""
-    return Sampler(TorchWindow(loop), EMBEDDED.window, per_number(face, *guidance), per_number(face, *temperature))
+    """The production sampler around a window engine."""
+    settings = (face.per_number(guidance), face.per_number(temperature))
+    return Sampler(window, EMBEDDED.window, *settings, limit=EMBEDDED.deviations)

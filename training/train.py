@@ -18,9 +18,10 @@ from engines.face_mesh import FaceModel, face_model
 from engines.networks.audio_features import AudioFeatures
 from engines.networks.ddim import PREFIX, TRAINING_STEPS, Ddim, DdimConfig, signal_shares
 from engines.networks.denoiser import Denoiser, DenoiserConfig
+from engines.profile import Parts
 from training.batches import Batch, Batches
 from training.corpus import Item, measuring_matrix, mouth_numbers, rest_values
-from training.generate import features_of, silent_feature, stream, torch_encoder, torch_sampler
+from training.generate import TorchWindow, features_of, sampler_of, silent_feature, stream, torch_encoder
 from training.loop import Plan, Run, learn, weights_of
 from training.metrics import lip_curves, lip_score
 from training.team import ALONE, Team
@@ -196,7 +197,8 @@ class Chooser:
         encode = torch_encoder(model.encoder)
         sampling = self.recipe.sampling
         loop = Ddim(model.denoiser, sampling, context_shares(self.face, sampling.context_time or 0))
-        sampler = torch_sampler(loop, self.face, self.recipe.guidance, self.recipe.temperature)
+        settings = (Parts(*self.recipe.guidance), Parts(*self.recipe.temperature))
+        sampler = sampler_of(TorchWindow(loop), self.face, *settings)
         figures: dict[str, float] = {}
         for name, items in self.groups.items():
             if not items:
