@@ -8,6 +8,7 @@ import importlib
 QUESTIONS = {
     "live": ("benchmarks.live:live", "calls on a running wire: frames, latency, skew"),
     "compute": ("benchmarks.compute:compute", "milliseconds of every network file"),
+    "quality": ("benchmarks.quality:quality", "lips, seams and compute of streamed motion by hop, context and steps"),
 }
 
 
