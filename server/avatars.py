@@ -6,27 +6,22 @@ A sent photo lives in memory only, under a name nobody can guess, and appears in
 from __future__ import annotations
 
 import asyncio
-import os
 import secrets
-import sys
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
 
-import cv2
-
 from engines.pipeline import Talker
 from engines.portrait.identity_store import IdentityStore
-from engines.portrait.landmarks import FaceLandmarker
-from engines.portrait.prepare import digest_of, prepare
-from engines.types import ByteArray, Identity, KDTalkerError, Portrait
+from engines.portrait.prepare import digest_of
+from engines.types import Identity
 from engines.warp.enrolment import VERSION
+from server.enrolment import Enroller, jpeg
 
 DEFAULT = "iris"
 WAITING_PHOTOS = 8  # then the next one is asked to come back
-PICTURE_QUALITY = 90
 
 
 class EnrolmentBusyError(Exception):
@@ -49,7 +44,7 @@ class Avatar:
 
 
 class Avatars:
-    """Faces by name. Photos are prepared one at a time on a thread of their own, at low priority.
+    """Faces by name. Photos are prepared one at a time, in a process of their own.
 
     At most `limit` sent photos are kept, each for `keep` seconds; a call that shows one keeps it to its own end.
     """
@@ -60,27 +55,26 @@ class Avatars:
         self._sent: dict[str, Avatar] = {}
         self._limit, self._keep = limit, keep
         self._waiting = 0
-        self._talker: Talker | None = None
-        self._landmarker: FaceLandmarker | None = None
+        self._enroller: Enroller | None = None
         self._executor = ThreadPoolExecutor(1, "enrol")
 
     def open(self, talker: Talker) -> None:
-        """Enrol the faces that ship, from the cache where it has them; afterwards this thread steps back."""
-        self._talker = talker
+        """Enrol the faces that ship, from the cache where it has them."""
+        self._enroller = Enroller(talker.profile.name)
         for entry in sorted(files("engines").joinpath("avatars").iterdir(), key=lambda entry: entry.name):
             name, _, kind = entry.name.rpartition(".")
             if kind in ("jpg", "png"):
-                self._shipped[name] = self._ship(name, entry.read_bytes())
-        self._close_landmarker()  # its threads are not low in priority; the next one's are
-        _step_back()
+                self._shipped[name] = self._ship(name, entry.read_bytes(), talker.profile.name)
+        self._enroller.stop()  # nobody may ever send a photo
 
     async def run(self, work: Callable[[], None]) -> None:
         """Run something slow where photos are prepared, out of every call's way."""
         await asyncio.get_running_loop().run_in_executor(self._executor, work)
 
     def close(self) -> None:
-        self._executor.submit(self._close_landmarker)
-        self._executor.shutdown(wait=True, cancel_futures=False)
+        if self._enroller is not None:
+            self._enroller.stop()
+        self._executor.shutdown(wait=True, cancel_futures=True)
 
     @property
     def default(self) -> str:
@@ -118,40 +112,13 @@ class Avatars:
             del self._sent[next(iter(self._sent))]
         return avatar
 
-    def _ship(self, name: str, photo: bytes) -> Avatar:
-        assert self._talker is not None
-        identity = self._store.enrolled(
-            self._talker.profile.name, digest_of(photo), lambda: self._enrol(self._prepare(photo))
-        )
-        return Avatar(name, name.replace("_", " ").capitalize(), identity, _jpeg(identity.crop))
+    def _ship(self, name: str, photo: bytes, profile: str) -> Avatar:
+        enroller = self._enroller
+        assert enroller is not None
+        identity = self._store.enrolled(profile, digest_of(photo), lambda: enroller.enrol(photo).identity)
+        return Avatar(name, name.replace("_", " ").capitalize(), identity, jpeg(identity.crop))
 
     def _make(self, name: str, photo: bytes, owner: str) -> Avatar:
-        portrait = self._prepare(photo)
-        return Avatar(name, "Your photo", self._enrol(portrait), _jpeg(portrait.crop), portrait.report, owner)
-
-    def _prepare(self, photo: bytes) -> Portrait:
-        if self._landmarker is None:
-            self._landmarker = FaceLandmarker()
-        return prepare(photo, self._landmarker)
-
-    def _enrol(self, portrait: Portrait) -> Identity:
-        assert self._talker is not None, "open first"
-        return self._talker.renderer.enrol(portrait)
-
-    def _close_landmarker(self) -> None:
-        if self._landmarker is not None:
-            self._landmarker.close()
-            self._landmarker = None
-
-
-def _jpeg(rgb: ByteArray) -> bytes:
-    done, data = cv2.imencode(".jpg", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, PICTURE_QUALITY])
-    if not done:
-        raise KDTalkerError("The prepared picture could not be written as JPEG.")
-    return data.tobytes()
-
-
-def _step_back() -> None:
-    """Let the threads of running calls go first; on Linux niceness belongs to a thread."""
-    if sys.platform == "linux":
-        os.nice(10)
+        assert self._enroller is not None, "open first"
+        made = self._enroller.enrol(photo)
+        return Avatar(name, "Your photo", made.identity, made.picture, made.report, owner)
