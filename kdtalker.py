@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 COMMANDS = {
     "serve": ("server.cli:serve", "run the avatar server and its page"),
+    "top": ("server.top:top", "the live calls of a server, in the terminal"),
     "link": ("server.cli:link", "a link that lets a guest in and expires"),
     "render": ("engines.cli:render", "photo and speech to a video file"),
     "prepare": ("engines.cli:prepare", "check a photo and enrol it"),

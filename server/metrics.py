@@ -20,6 +20,8 @@ from prometheus_client.process_collector import ProcessCollector
 
 RECENT = 10.0  # seconds that a call's figures look back
 FINE = (0.001, 0.002, 0.005, 0.01, 0.015, 0.02, 0.03, 0.04, 0.06, 0.1, 0.2, 0.5, 1.0)
+INTERVALS = (0.01, 0.02, 0.03, 0.035, 0.038, 0.04, 0.042, 0.045, 0.05, 0.06, 0.08, 0.1, 0.12, 0.2, 0.5, 1.0, 5.0)
+SKEWS = (-0.1, -0.045, -0.02, -0.01, -0.005, -0.002, 0.0, 0.002, 0.005, 0.01, 0.02, 0.045, 0.1, 0.125, 0.2)
 COARSE = (0.1, 0.15, 0.18, 0.2, 0.21, 0.22, 0.23, 0.24, 0.26, 0.3, 0.4, 0.5, 0.75, 1.0)
 
 
@@ -42,6 +44,12 @@ class Metrics:
         self.lateness = Histogram(name + "lateness_seconds", "Release after due", ["kind"], buckets=FINE, **own)
         self.latency = Histogram(
             name + "added_latency_seconds", "Arrival of a sound to its release", buckets=COARSE, **own
+        )
+        self.interval = Histogram(
+            name + "frame_interval_seconds", "From one picture of a call to its next", buckets=INTERVALS, **own
+        )
+        self.skew = Histogram(
+            name + "skew_seconds", "How far a picture is behind its sound; below zero: ahead", buckets=SKEWS, **own
         )
         self.stages = Histogram(name + "stage_seconds", "Time in a stage", ["stage"], buckets=FINE, **own)
         self.tasks = Gauge(name + "event_loop_tasks", "Tasks of the event loop", **own)
@@ -91,6 +99,7 @@ class CallMetrics:
         self._lateness = {"audio": _Recent(), "video": _Recent()}
         self._latency, self._skew = _Recent(), _Recent()
         self._sound_late = 0.0
+        self._last_picture: float | None = None
         self._released: Counter[str] = Counter()
 
     def begin(self) -> None:
@@ -115,7 +124,12 @@ class CallMetrics:
         if kind == "audio":
             self._sound_late = late
         else:
-            self._skew.add(late - self._sound_late, now)
+            skew = late - self._sound_late
+            self._skew.add(skew, now)
+            self.process.skew.observe(skew)
+            if self._last_picture is not None:
+                self.process.interval.observe(now - self._last_picture)
+            self._last_picture = now
         if latency is not None:
             self._latency.add(latency, now)
             self.process.latency.observe(latency)

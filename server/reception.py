@@ -66,6 +66,10 @@ class Reception:
                     self._changed.clear()
                     await self._changed.wait()
 
+    @property
+    def calls(self) -> list[Session]:
+        return list(self._sessions.values())
+
     def find(self, name: str) -> Session | None:
         return self._sessions.get(name)
 

@@ -1,4 +1,4 @@
-"""The resources of the HTTP interface: sessions, avatars, ICE servers, health.
+"""The resources of the HTTP interface: sessions, avatars, ICE servers.
 
 A call is made by one exchange: SDP offer in, 201 with the SDP answer and the call's own address out.
 Its name cannot be guessed, so knowing the address is the right to end it.
@@ -12,8 +12,7 @@ from enum import StrEnum
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request, Response
-from fastapi.responses import JSONResponse, PlainTextResponse
-from prometheus_client import CONTENT_TYPE_LATEST
+from fastapi.responses import JSONResponse
 from starlette.datastructures import UploadFile
 from starlette.types import Message
 
@@ -127,23 +126,6 @@ def router(house: House) -> APIRouter:
         if not avatars.remove(name, holder.name):
             raise ProblemError(404, f"You sent no avatar '{name}'.")
         return Response(status_code=204)
-
-    @routes.get("/healthz")
-    async def healthz() -> PlainTextResponse:
-        return PlainTextResponse("alive\n")
-
-    @routes.get("/readyz")
-    async def readyz() -> PlainTextResponse:
-        try:
-            open_reception(house).require_room()
-        except FullHouseError as full:
-            raise not_now(full.reason, str(full), settings.retry_after) from None
-        return PlainTextResponse("ready\n")
-
-    @routes.get("/metrics")
-    async def exposition(holder: Caller) -> Response:
-        require_operator(holder)
-        return Response(metrics.page(), media_type=CONTENT_TYPE_LATEST)
 
     return routes
 
