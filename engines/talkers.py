@@ -8,6 +8,7 @@ from pathlib import Path
 from engines.cache import cache_folder
 from engines.emotions import emotion_offsets
 from engines.face_mesh import face_model
+from engines.gaze import Gaze
 from engines.life import life_model
 from engines.pipeline import Talker
 from engines.placing import RelativePlacing
@@ -43,5 +44,7 @@ def open_talker(name: str = "embedded", weights: str | None = None) -> Talker:
             expect={"profile": chosen.name, "network": "window"},
         )
     sampler = Sampler(window, chosen.window, face.per_number(chosen.guidance), face.per_number(chosen.temperature))
-    placing = RelativePlacing(face.normalisation, life_model(own), chosen.limits, face.mouth, emotion_offsets(face))
+    placing = RelativePlacing(
+        face.normalisation, life_model(own), chosen.limits, face.mouth, emotion_offsets(face), Gaze.of(face)
+    )
     return Talker(chosen, placing, encoder, sampler, open_renderer(chosen))

@@ -21,8 +21,9 @@ from engines.controls import (
 )
 from engines.emotions import emotion_offsets
 from engines.face_mesh import face_model
+from engines.gaze import EYE_RADIUS
 from engines.pipeline import Talker
-from engines.placing import PublishedPlacing
+from engines.placing import PublishedPlacing, RelativePlacing
 from engines.portrait.prepare import prepare
 from engines.talkers import open_talker
 from engines.types import KEYPOINTS, MOTION_WIDTH, SPEECH_SAMPLES, FloatArray, Identity
@@ -152,7 +153,8 @@ def test_pose_scale_is_the_head_alone(talker: Talker, identity: Identity, babble
     ample = spoken(talker, identity, babble, controls=Controls(pose_scale=1.5))
     np.testing.assert_allclose(still[:, :7], np.repeat(identity.source[None, :7], len(still), 0), atol=1e-5)
     assert (ample[:, motion.ANGLES].std(0) > 1.2 * plain[:, motion.ANGLES].std(0)).all()
-    np.testing.assert_array_equal(still[:, motion.EXPRESSION], plain[:, motion.EXPRESSION])
+    mouth = face_model().mouth  # eyes may turn against the head, and lids go with them
+    np.testing.assert_array_equal(motion.expression(still)[:, mouth], motion.expression(plain)[:, mouth])
 
 
 def test_expression_scale_moves_the_mouth_and_leaves_blinks(
@@ -206,6 +208,31 @@ def test_lips_meet_in_every_emotion_where_they_met_without(
         gaps = motion.expression(felt)[..., 1] @ rows.T
         assert gaps[closed].max() < 0.01, emotion
         assert np.corrcoef(gaps.mean(1), plain.mean(1))[0, 1] > 0.99, emotion
+
+
+@pytest.mark.parametrize("yaw", [8.0, -8.0])
+def test_fixed_eyes_turn_against_the_head(talker: Talker, identity: Identity, yaw: float) -> None:
+    """Irises on the picture, against the corners of the eyes: about as far as an eye turns in its socket."""
+    from engines.portrait.landmarks import FaceLandmarker
+
+    placing = talker.placing
+    assert isinstance(placing, RelativePlacing)
+    turned = np.repeat(identity.source[None], 2, axis=0)
+    turned[:, motion.YAW] += yaw
+    rows = placing.gaze.held(identity.source, turned, np.array([0, 1], np.float32))
+    np.testing.assert_array_equal(rows[0], turned[0])
+    with FaceLandmarker() as landmarker:
+        meshes = [
+            landmarker.mesh(frame)
+            for frame in talker.renderer.render([identity] * 3, np.stack([*rows, identity.source]))
+        ]
+    irises = []
+    for mesh in meshes:
+        assert mesh is not None
+        unit = np.linalg.norm(mesh[33, :2] - mesh[263, :2])
+        irises.append((mesh[[468, 473], 0].mean() - mesh[[33, 133, 362, 263], 0].mean()) / unit)
+    to = np.sign(meshes[0][1, 0] - meshes[2][1, 0])  # where the nose went
+    assert 0.3 < (irises[0] - irises[1]) * to / (EYE_RADIUS * np.sin(np.radians(8))) < 1.5
 
 
 def test_a_happy_face_shows_its_smile(talker: Talker, identity: Identity) -> None:

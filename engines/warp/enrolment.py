@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from engines import motion
 from engines.face_mesh import FaceModel, to_unit
-from engines.types import FRAME_SIZE, FloatArray, Identity, Portrait
+from engines.types import FRAME_SIZE, KEYPOINTS, FloatArray, Identity, Portrait
+from engines.warp.eye_field import iris_rows
 from engines.warp.eyelids import Eyelids, eyelid_tables
 from engines.warp.head_field import node_rows, skin_mixing, survey
 from engines.warp.lip_line import LipLine
@@ -20,7 +21,7 @@ from engines.warp.mouth import MouthTables, mouth_tables
 from engines.warp.mouth_interior import Interior, interior_tables
 from engines.warp.warp_field import Lattice, supersample
 
-VERSION = 5  # of the tables; identities cached by another version are enrolled anew
+VERSION = 6  # of the tables; identities cached by another version are enrolled anew
 STEP = 4  # pixels between the nodes of the whole picture
 PICTURE = Lattice(0, 0, FRAME_SIZE // STEP, FRAME_SIZE // STEP, STEP)
 
@@ -40,6 +41,7 @@ def enrol(face: FaceModel, profile: str, portrait: Portrait) -> Identity:
 
     around = survey(mesh, portrait.crop)
     rows = node_rows(mesh, face.mixing, pose, around, PICTURE, skin_mixing(face))
+    rows[:, -KEYPOINTS:] += iris_rows(mesh, face, PICTURE.points())
     tables: dict[str, NDArray[Any]] = {
         "photo": photo,
         "rows": np.ascontiguousarray(rows.T),
