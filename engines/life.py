@@ -1,14 +1,15 @@
-"""What the sound does not decide: sway of the head and blinks, from a model fitted to tracked people.
+"""What the sound does not decide: sway of the head, brows, blinks, gaze, and what a listener does.
 
-Head pose is a vector autoregression whose innovations grow with the loudness of speech; blinks are a
-renewal process with log-normal intervals and a mean lid trajectory. All parameters come out of
-``weights/embedded/life.npz``, fitted by ``python -m training life``. A frame is a pure function of the
-seed and of the loudness so far.
+Head and brows are a linear state-space model: a vector autoregression of head pose and brows, driven by innovations
+that grow with the loudness of speech and with its stressed syllables, a slow drift of posture, and breath. Blinks and
+saccades (`engines.eyes`) and a listener's nods (`engines.listening`) are renewal processes. All parameters come out of
+``weights/embedded/life.npz``, fitted by ``kdtalker train life``. A frame is a pure function of the seed and of the
+loudness so far.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cache
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -17,142 +18,178 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from engines.types import FPS, FloatArray, WeightsError
+from engines.chance import SWAY, normals
+from engines.eyes import EyesModel, EyesState
+from engines.listening import ListeningModel, ListeningState
+from engines.types import FloatArray, WeightsError
 
 POSE = slice(0, 7)  # scale, angles, translation
-STREAM = 0x11FE  # second word of the Philox key: noise of its own, whatever the sampler draws
+LOUDNESS_COLUMNS = 5  # mel columns, the latest of a window: about 30 ms past the frame's begin
+RISE = 0.3  # of loudness within `MEMORY` ticks: a stressed syllable
+MEMORY = 6
+STROKE = 3  # ticks from a stressed syllable to the head's stroke
+ATTACK, RELEASE = 0.2, 0.02  # share of the way a tick: from idle to speaking, and back
 
 
 @dataclass(frozen=True, slots=True)
 class Temper:
     """Settings that are a matter of taste, not of data.
 
-    `pose_scale` times the tracked people's head motion; `idle_sway`: share of it while nobody speaks
-    (the tracks hold almost no listening); `idle_blinks` a minute, while nobody speaks.
+    `idle_sway`: share of the head's and brows' motion that is left while nobody speaks (the tracks hold almost no
+    listening). `idle_blinks` a minute, and `idle_gaze`: share of the eyes' roaming, both while nobody speaks.
+    `emphasis`: strokes of the head on stressed syllables, times the tracked people's; other motion gives way.
     """
 
-    pose_scale: float = 1.0
-    idle_sway: float = 0.5
-    idle_blinks: float = 17.0
+    idle_sway: float = 0.6
+    idle_blinks: float = 17.5
+    idle_gaze: float = 0.8
+    emphasis: float = 1.6
 
 
 DEFAULT_TEMPER = Temper()
 
 
 @dataclass(frozen=True, slots=True)
-class LifeState:
-    """What one call remembers. `past` f32 (p, 7): the latest poses, newest first, in deviations.
+class Moves:
+    """What life adds in H frames. `pose` f32 (H, 7): offsets in physical units. `brows` f32 (H,): height in eye
+    distances. `gaze` f32 (H, 2): where the eyes look beside the viewer. `lids` f32 (H, L): blinks.
+    """
 
-    `progress`: share of the current pause between blinks that has gone by. `blink`: ticks since the
-    last blink began. `blinks`: how many began.
+    pose: FloatArray
+    brows: FloatArray
+    gaze: FloatArray
+    lids: FloatArray
+
+
+@dataclass(frozen=True, slots=True)
+class LifeState:
+    """What one call remembers. `sway` f64 (S,): of the state-space model. `speaking`: how much the avatar has been
+    speaking, 0 to 1. `levels` f64 (MEMORY,): loudness of the latest ticks. `stressed`: ticks since a stressed syllable.
     """
 
     seed: int
     tick: int
-    past: FloatArray
-    progress: float
-    pause: float
-    blink: int
-    amplitude: float
-    blinks: int
+    sway: NDArray[np.float64]
+    speaking: float
+    levels: NDArray[np.float64]
+    stressed: int
+    eyes: EyesState
+    listening: ListeningState
+
+
+@dataclass(frozen=True, slots=True)
+class SwayModel:
+    """Linear state-space model of M sources, S numbers of state, 7 + 1 numbers out.
+
+    `transition` f64 (S, S), `sources` f64 (M, S), `readout` f64 (S, 8): rows times these give the next state, what
+    noise adds to it, and the pose with the brows' height (physical units). `voiced` f64 (M,): 1 for sources that speech
+    stirs. `energy` f64 (3,): variance of those in silence, what full loudness adds, and what a stroke adds.
+    """
+
+    transition: NDArray[np.float64]
+    sources: NDArray[np.float64]
+    readout: NDArray[np.float64]
+    voiced: NDArray[np.float64]
+    energy: NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
 class LifeModel:
-    """Fitted parameters.
-
-    `regression` f32 (7 p, 7): past poses, newest first, to the next. `innovation` f32 (7, 7): Cholesky
-    factor, rows of noise are multiplied by its transpose. `swing` f32 (2,): variance of the innovation
-    in silence and what full speech adds. `deviation` f32 (7,): units of the pose. `pause_mean`,
-    `pause_spread`: of the logarithm of the seconds between blinks while speaking. `profile` f32 (K, L):
-    change of the lids' numbers during a blink. `lids` i64 (L,): which of the 70 numbers they are.
-    `drivers` i64 (D,) and `coupling` f32 (D, L): how brows and gaze move the lids between blinks.
+    """All fitted parameters. `brows` i64 (N,): which of the 70 numbers lift the brows, `lifting` f32 (N,): by how much
+    for one eye distance.
     """
 
-    regression: FloatArray
-    innovation: FloatArray
-    swing: FloatArray
-    deviation: FloatArray
-    pause_mean: float
-    pause_spread: float
-    profile: FloatArray
-    lids: NDArray[np.int64]
-    drivers: NDArray[np.int64]
-    coupling: FloatArray
+    sway: SwayModel
+    eyes: EyesModel
+    listening: ListeningModel
+    brows: NDArray[np.int64]
+    lifting: FloatArray
 
     def begin(self, seed: int) -> LifeState:
-        """A call begins in the photo's pose, with open eyes."""
-        pause = self._pause(seed, 0)
-        past = np.zeros((len(self.regression) // 7, 7), np.float32)
-        return LifeState(seed, 0, past, 0.0, pause, len(self.profile), 1.0, 0)
+        """A call begins in the photo's pose, with open eyes on the viewer."""
+        still = np.zeros(len(self.sway.transition))
+        memory = np.zeros(MEMORY)
+        return LifeState(seed, 0, still, 0.0, memory, STROKE + 1, self.eyes.begin(seed), self.listening.begin(seed))
 
     def advance(
-        self, state: LifeState, loudness: FloatArray, temper: Temper = DEFAULT_TEMPER
-    ) -> tuple[FloatArray, FloatArray, LifeState]:
-        """Pose offsets (H, 7) in physical units and lid changes (H, L) of the next H ticks.
-
-        `loudness` f32 (H,), see `loudness`.
+        self, state: LifeState, loudness: FloatArray, heard: FloatArray | None = None, temper: Temper = DEFAULT_TEMPER
+    ) -> tuple[Moves, LifeState]:
+        """The next H ticks. `loudness` f32 (H,) of the avatar's own speech (see `loudness`), `heard` f32 (H,) of the
+        person it listens to, default: silence.
         """
-        count = len(loudness)
-        poses = np.empty((count, 7), np.float32)
-        lids = np.zeros((count, self.profile.shape[1]), np.float32)
-        past, progress, pause = state.past, state.progress, state.pause
-        blink, amplitude, blinks = state.blink, state.amplitude, state.blinks
-        slow = temper.idle_blinks / 60 * float(np.exp(self.pause_mean + self.pause_spread**2 / 2))
-        for row, level in enumerate(np.clip(loudness, 0, 1)):
-            noise = _noise(state.seed, state.tick + row, 7) @ self.innovation.T
-            noise *= np.sqrt(self.swing[0] + self.swing[1] * level)
-            noise *= temper.idle_sway + (1 - temper.idle_sway) * min(1.0, 4 * level)
-            pose = past.reshape(-1) @ self.regression + noise
-            past = np.concatenate([pose[None], past[:-1]]).astype(np.float32)
-            poses[row] = temper.pose_scale * pose * self.deviation
-            progress += (slow + (1 - slow) * level) / (pause * FPS)
-            if progress >= 1:
-                blinks += 1
-                progress, pause, blink = 0.0, self._pause(state.seed, blinks), 0
-                amplitude = float(np.clip(1 + 0.1 * _noise(state.seed, -blinks, 1)[0], 0.8, 1.1))
-            if blink < len(self.profile):
-                lids[row] = amplitude * self.profile[blink]
-                blink += 1
-        following = LifeState(state.seed, state.tick + count, past, progress, pause, blink, amplitude, blinks)
-        return poses, lids, following
+        count, rows = len(loudness), np.clip(loudness, 0, 1)
+        shapes = (count, POSE.stop), (count,), (count, 2), (count, len(self.eyes.lids))
+        moves = Moves(*(np.zeros(shape, np.float32) for shape in shapes))
+        others = np.zeros_like(rows) if heard is None else heard
+        pace = temper.idle_blinks / self.eyes.speaking_blinks
+        rest, loud, stroke = _shares(self.sway.energy, temper.emphasis)
+        sway, speaking, levels, stressed = state.sway, state.speaking, state.levels, state.stressed
+        eyes, listening = state.eyes, state.listening
+        for row, (level, other) in enumerate(zip(rows, others, strict=True)):
+            voice = min(1.0, 4 * float(level))
+            speaking += (ATTACK if voice > speaking else RELEASE) * (voice - speaking)
+            stressed = next_stress(levels, float(level), stressed)
+            levels = np.append(levels[1:], level)
+            energy = rest + loud * level + stroke * (stressed == STROKE)
+            stirred = np.sqrt(energy) * (temper.idle_sway + (1 - temper.idle_sway) * speaking)
+            noise = normals(state.seed, SWAY, state.tick + row, len(self.sway.sources))
+            sway = sway @ self.sway.transition + (noise * (1 + self.sway.voiced * (stirred - 1))) @ self.sway.sources
+            swayed = sway @ self.sway.readout
+            roaming = temper.idle_gaze + (1 - temper.idle_gaze) * speaking
+            moves.lids[row], eyes = self.eyes.step(eyes, state.seed, pace + (1 - pace) * speaking, roaming)
+            nod, lift, listening = self.listening.step(listening, state.seed, float(other), speaking)
+            moves.pose[row], moves.brows[row] = swayed[POSE] + nod, swayed[POSE.stop] + lift
+            moves.gaze[row] = eyes.gaze
+        return moves, LifeState(state.seed, state.tick + count, sway, speaking, levels, stressed, eyes, listening)
 
-    def apply(self, motion: FloatArray, poses: FloatArray, lids: FloatArray) -> FloatArray:
-        """Motion (H, 70) relative to rest, its head and lids replaced by what `advance` gave."""
+    def apply(self, motion: FloatArray, moves: Moves) -> FloatArray:
+        """Motion (H, 70) relative to rest with its head, eyes and lids replaced by these moves, its brows moved on."""
         alive = np.array(motion, np.float32, copy=True)
-        alive[:, POSE] = poses
+        alive[:, POSE] = moves.pose
         alive[:, 0] += 1
-        alive[:, self.lids] = motion[:, self.drivers] @ self.coupling + lids
+        alive[:, self.brows] += moves.brows[:, None] * self.lifting
+        alive[:, self.eyes.irises] = moves.gaze + moves.pose[:, 1:4] @ self.eyes.steadying
+        alive[:, self.eyes.lids] = alive[:, self.eyes.drivers] @ self.eyes.coupling + moves.lids
         return alive
 
-    def _pause(self, seed: int, blinks: int) -> float:
-        """Seconds to the next blink, counted while speaking."""
-        draw = self.pause_mean + self.pause_spread * _noise(seed, -(2**31) - blinks, 1)[0]
-        return max(float(np.exp(draw)), len(self.profile) / FPS)
+
+def next_stress(levels: NDArray[np.float64], level: float, stressed: int) -> int:
+    """Ticks since the last stressed syllable, from the loudness of the latest ticks and of this one."""
+    if stressed >= MEMORY - 1 and level - levels.min() > RISE:
+        return 0
+    return stressed + 1
 
 
-def _noise(seed: int, tick: int, count: int) -> NDArray[np.float64]:
-    """Unit normal numbers (count,) that belong to (seed, tick)."""
-    bits = np.random.Philox(key=[seed, STREAM], counter=[0, 0, 0, tick + 2**32])
-    return np.random.Generator(bits).standard_normal(count)
+def _shares(energy: NDArray[np.float64], emphasis: float) -> tuple[float, float, float]:
+    """Energies with strokes made stronger; in speech of usual loudness and rhythm the sum stays."""
+    rest, loud, stroke = map(float, energy)
+    usual_loudness, usual_rhythm = 0.47, 0.076
+    more = (emphasis - 1) * stroke * usual_rhythm
+    less = max(0.2, 1 - more / (rest + usual_loudness * loud))
+    return rest * less, loud * less, stroke * emphasis
 
 
 def loudness(window: FloatArray) -> float:
-    """Loudness of a mel window (80, columns) from 0 (silence) to 1 (speech), by its middle third."""
-    third = window.shape[1] // 3
-    level = float(window[:, third:-third].mean())
+    """Loudness of a mel window (80, columns) from 0 (silence) to 1 (speech), by its latest columns."""
+    level = float(window[:, -LOUDNESS_COLUMNS:].mean())
     return float(np.clip((level + 2.5) / 2.0, 0.0, 1.0))
+
+
+PARTS = {"sway": SwayModel, "eyes": EyesModel, "listening": ListeningModel}
 
 
 @cache
 def life_model(folder: Path | None = None) -> LifeModel:
-    """Parameters in `folder`, default: the shipped ones; raises WeightsError when the file is missing or not ours."""
+    """The parameters in `folder`, default: the shipped ones; raises WeightsError when they are missing or not ours."""
     resource = (folder or files("engines") / "weights" / "embedded") / "life.npz"
     try:
         with as_file(resource) as path, np.load(path) as archive:
-            values: dict[str, Any] = {name: archive[name] for name in LifeModel.__dataclass_fields__}
+            parts = {name: kind(**_fields(kind, archive, f"{name}.")) for name, kind in PARTS.items()}
+            return LifeModel(**parts, brows=archive["brows"], lifting=archive["lifting"])
     except (OSError, KeyError, ValueError) as error:
         raise WeightsError(f"The life tables {resource} cannot be read ({error}); reinstall the package.") from error
-    for name in ("pause_mean", "pause_spread"):
-        values[name] = float(values[name])
-    return LifeModel(**values)
+
+
+def _fields(kind: Any, archive: Any, prefix: str) -> dict[str, Any]:
+    values = {field.name: archive[prefix + field.name] for field in fields(kind)}
+    return {name: float(value) if value.ndim == 0 else value for name, value in values.items()}

@@ -18,11 +18,21 @@ BATCH = 4  # frames rendered and written together
 
 
 def motions(
-    talker: Talker, identity: Identity, speech: Speech, seed: int = 0, controls: Controls = DEFAULT
+    talker: Talker,
+    identity: Identity,
+    speech: Speech,
+    seed: int = 0,
+    controls: Controls = DEFAULT,
+    other: Speech | None = None,
 ) -> Iterator[MotionTick]:
-    """Motion of every frame of a finite sound, in order, one tick of sound at a time."""
+    """Motion of every frame of a finite sound, in order, one tick of sound at a time.
+
+    `other`: what the person says meanwhile to whom the avatar listens.
+    """
     talk = talker.begin(identity, seed, controls)
     for start in range(0, len(speech.pcm), SPEECH_SAMPLES):
+        if other is not None:
+            talker.hear(talk, other.pcm[start : start + SPEECH_SAMPLES])
         yield from talker.listen(talk, speech.pcm[start : start + SPEECH_SAMPLES])
     yield from talker.finish(talk, speech.frames)
 

@@ -35,6 +35,8 @@ class Talk:
     features: list[FloatArray] = field(default_factory=list)  # of ticks first_feature, first_feature + 1, ...
     first_feature: int = 0
     levels: list[float] = field(default_factory=list)  # loudness of ticks sampler.next_tick, ...
+    other: MelStream | None = None  # of the person the avatar listens to
+    heard: list[float] = field(default_factory=list)  # loudness of that person in ticks sampler.next_tick, ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +75,16 @@ class Talker:
             talk.glide = talk.glide.towards(controls)
         return self._advance(talk, talk.mel.push(pcm), frames=None)
 
+    def hear(self, talk: Talk, pcm: FloatArray) -> None:
+        """Add what the person says to whom the avatar listens, f32 (samples,) at 16 kHz, beginning with the call.
+
+        Where it runs short of the avatar's own sound, that person is silent.
+        """
+        if talk.other is None:
+            talk.other = MelStream(self.profile.mel)
+        ahead = talk.sampler.next_tick + len(talk.heard)
+        talk.heard.extend(loudness(mel.window) for mel in talk.other.push(pcm) if mel.tick >= ahead)
+
     def finish(self, talk: Talk, frames: int) -> list[MotionTick]:
         """End of a finite sound: the frames below `frames` that `listen` has not returned yet."""
         return self._advance(talk, talk.mel.finish(frames), frames)
@@ -104,6 +116,7 @@ class Talker:
             new, (talk.sampler,) = self.sampler.advance([talk.sampler], np.stack(talk.features[:length])[None])
             ready.extend(self._place(talk, first, new[0]))
             del talk.features[: self.profile.window.new], talk.levels[: self.profile.window.new]
+            del talk.heard[: self.profile.window.new]
             talk.first_feature += self.profile.window.new
         return ready if frames is None else [tick for tick in ready if tick.tick < frames]
 
@@ -111,5 +124,8 @@ class Talker:
         predicted = self.placing.normalisation.denormalise(normalised)
         levels = np.array(talk.levels[: len(predicted)], np.float32)
         effect, talk.glide = talk.glide.advance(len(predicted))
-        placed, talk.placing = self.placing.place(talk.identity.source, predicted, levels, effect, talk.placing)
+        heard = np.zeros_like(levels)
+        known = talk.heard[: len(heard)]
+        heard[: len(known)] = known
+        placed, talk.placing = self.placing.place(talk.identity.source, predicted, levels, effect, talk.placing, heard)
         return [MotionTick(first + row, placed[row]) for row in range(len(placed))]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from engines import motion
 from engines.controls import AMPLITUDES, DEFAULT, EVERYTHING, Effect, Offer, steady
-from engines.gaze import Gaze
 from engines.life import LifeModel, LifeState
 from engines.motion import Limits, Normalisation
 from engines.types import KEYPOINTS, FloatArray, Identity
@@ -40,12 +39,18 @@ class Placing(Protocol):
         ...
 
     def place(
-        self, source: FloatArray, clip: FloatArray, levels: FloatArray, effect: Effect, state: Any
+        self,
+        source: FloatArray,
+        clip: FloatArray,
+        levels: FloatArray,
+        effect: Effect,
+        state: Any,
+        heard: FloatArray | None = None,
     ) -> tuple[FloatArray, Any]:
         """Predicted motion (N, 70) in physical units, with loudness (N,), on the photo of motion `source` (70,).
 
-        `effect`: what the controls do to each of the N frames. Returns what the renderer takes, (N, 70), and the
-        state that follows.
+        `effect`: what the controls do to each of the N frames. `heard` (N,): loudness of the person the avatar listens
+        to, default: silence. Returns what the renderer takes, (N, 70), and the state that follows.
         """
         ...
 
@@ -56,7 +61,7 @@ class Placing(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class RelativePlacing:
-    """The embedded profile: lips from the denoiser, head and lids from the life model, all relative to the photo.
+    """The embedded profile: lips from the denoiser, head, brows and eyes from the life model, relative to the photo.
 
     `mouth` bool (21,): keypoints of lips and jaw. `emotions` f32 (E, 63): see `engines.emotions`.
     """
@@ -66,7 +71,6 @@ class RelativePlacing:
     limits: Limits
     mouth: NDArray[np.bool_]
     emotions: FloatArray
-    gaze: Gaze
     offer: Offer = EVERYTHING
 
     def begin(self, seed: int) -> LifeState:
@@ -77,14 +81,25 @@ class RelativePlacing:
         return motion.pack(1.0, still, still, motion.expression(identity.source))
 
     def place(
-        self, source: FloatArray, clip: FloatArray, levels: FloatArray, effect: Effect, state: LifeState
+        self,
+        source: FloatArray,
+        clip: FloatArray,
+        levels: FloatArray,
+        effect: Effect,
+        state: LifeState,
+        heard: FloatArray | None = None,
     ) -> tuple[FloatArray, LifeState]:
-        poses, lids, state = self.life.advance(state, levels)
+        moves, state = self.life.advance(state, levels, heard)
         # Blinks keep their size: eyes that only half close would look ill.
-        alive = self.life.apply(amplified(clip, effect, self.mouth), poses * effect.pose[:, None], lids)
+        moves = replace(
+            moves,
+            pose=moves.pose * effect.pose[:, None],
+            brows=moves.brows * effect.expression,
+            gaze=moves.gaze * (1 - effect.gaze)[:, None],
+        )
+        alive = self.life.apply(amplified(clip, effect, self.mouth), moves)
         alive[:, motion.EXPRESSION] += effect.emotions @ self.emotions
-        placed = motion.onto_photo(source, alive, self.limits)
-        return self.gaze.held(source, placed, effect.gaze), state
+        return motion.onto_photo(source, alive, self.limits), state
 
     def transfer(self, source: FloatArray, placed: FloatArray, made_on: FloatArray) -> FloatArray:
         change = placed.copy()
@@ -113,7 +128,13 @@ class PublishedPlacing:
         return identity.source
 
     def place(
-        self, source: FloatArray, clip: FloatArray, levels: FloatArray, effect: Effect, state: FloatArray | None
+        self,
+        source: FloatArray,
+        clip: FloatArray,
+        levels: FloatArray,
+        effect: Effect,
+        state: FloatArray | None,
+        heard: FloatArray | None = None,
     ) -> tuple[FloatArray, FloatArray | None]:
         first = clip[0] if state is None else state
         placed = change_from(first, source, clip) if self.relative else as_predicted(source, clip)

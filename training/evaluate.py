@@ -104,7 +104,8 @@ def evaluate(
         others["regression"] = checkpoint_bench(regression, EXPECTED, STILL)
     groups = groups_of(items_of(shapes))
     figures = _lips(runs, others, groups, shapes) | _behaviour(runs, groups, root)
-    figures["life"] = life_table(runs[0].face, groups.train)
+    natural = [*groups.train, *groups.lips["val"], *groups.held_out]
+    figures["life"] = life_table(runs[0], natural)
     talker = open_talker()
     photos = {"avatar": AVATAR, "older man with glasses": root / "portraits" / SECOND_PORTRAIT}
     figures["rendered"] = rendered(runs[0], talker, groups.held_out, photos)
