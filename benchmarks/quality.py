@@ -39,7 +39,7 @@ from training.generate import Encode, sampler_of, torch_encoder
 
 Row = dict[str, Any]
 HOPS = (1, 2, 3, 4, 6, 8, 12, 16)
-BLENDS = (0.0, 0.1, 0.2, 0.3, 0.5)
+BLENDS = (0.0, 0.1, 0.2, 0.3)
 STEPS = (1, 2, 3, 4, 6, 10)
 FROM_THREE = 3  # steps from which the second order differs from the first
 
@@ -130,8 +130,6 @@ def step_rows(variants: Variants, clips: Clips, seeds: Sequence[int]) -> Iterato
 def show(title: str, rows: Sequence[Row], console: Console) -> None:
     """Print rows: their own columns, then seams, then opening / width / jaw and velocity by group of clips."""
     table = Table(title=title)
-    if not rows:
-        return
     own = [key for key in rows[0] if key not in ("lips", "jump", "bend", "roughness")]
     groups = list(rows[0].get("lips", {}))
     for heading in (*own, *(("jump", "bend", "roughness") if groups else ())):
@@ -151,23 +149,23 @@ def show(title: str, rows: Sequence[Row], console: Console) -> None:
     console.print(table)
 
 
-def embedded_tables(options: argparse.Namespace, console: Console) -> dict[str, list[Row]]:
-    tables: dict[str, list[Row]] = {}
-
-    def run(title: str, rows: Iterator[Row]) -> None:
-        tables[title] = list(rows)
-        show(title, tables[title], console)
-
-    run("hops", hop_rows(options.networks, options.hops, options.seeds))
+def embedded_tables(options: argparse.Namespace) -> Iterator[tuple[str, list[Row]]]:
+    """The tables of the embedded profile, by title, one after the other."""
+    if options.checkpoint is not None and not options.checkpoint.is_file():
+        raise KDTalkerError(f"There is no checkpoint {options.checkpoint}; `kdtalker train motion` writes one.")
+    yield "hops", list(hop_rows(options.networks, options.hops, options.seeds))
     if options.checkpoint is not None:
-        if not options.checkpoint.is_file():
-            raise KDTalkerError(f"There is no checkpoint {options.checkpoint}; `kdtalker train motion` writes one.")
         with tempfile.TemporaryDirectory() as folder:
             variants = Variants(options.checkpoint, Path(folder))
             clips = Clips(variants.encode)
-            run("context", context_rows(variants, clips, options.seeds))
-            run("steps", step_rows(variants, clips, options.seeds))
-    return tables
+            yield "context", list(context_rows(variants, clips, options.seeds))
+            yield "steps", list(step_rows(variants, clips, options.seeds))
+
+
+def published_tables(options: argparse.Namespace) -> Iterator[tuple[str, list[Row]]]:
+    from benchmarks.solvers import published_rows
+
+    yield "solvers", published_rows(options.weights, options.speech, options.device)
 
 
 def quality(argv: list[str]) -> int:
@@ -186,15 +184,12 @@ def quality(argv: list[str]) -> int:
     parser.add_argument("--out", type=Path, default=Path("build/quality.json"), help="default: build/quality.json")
     options = parser.parse_args(argv)
     console = Console(width=170)
-    if options.profile == EMBEDDED.name:
-        tables = embedded_tables(options, console)
-    else:
-        from benchmarks.solvers import published_rows
-
-        tables = {"solvers": published_rows(options.weights, options.speech, options.device)}
-        show("solvers", tables["solvers"], console)
+    found: dict[str, Any] = {"machine": machine(), "profile": options.profile, "noise seeds": options.seeds}
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps({"machine": machine(), "profile": options.profile, **tables}, indent=1) + "\n")
+    for title, rows in (embedded_tables if options.profile == EMBEDDED.name else published_tables)(options):
+        show(title, rows, console)
+        found[title] = rows
+        options.out.write_text(json.dumps(found, indent=1) + "\n")
     console.print(f"-> {options.out}")
     return 0
 
