@@ -53,9 +53,10 @@ debian-packages:
 	elif [ -n "$(ROOT)" ]; then apt-get update -qq && \
 	  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium espeak-ng >/dev/null; \
 	else echo "Chromium or espeak-ng is missing and only root can install them: the tests that need them will be left out"; fi
-	@# A TURN server, where nobody minds that Debian starts it on installing.
-	@if [ -n "$$CI" ] && [ -n "$(ROOT)" ] && ! command -v turnserver >/dev/null; then apt-get update -qq && \
-	  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends coturn >/dev/null; fi
+	@# A TURN server and a proxy, where nobody minds that Debian starts them on installing.
+	@if [ -n "$$CI" ] && [ -n "$(ROOT)" ] && ! { command -v turnserver && command -v nginx; } >/dev/null; then \
+	  apt-get update -qq && \
+	  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends coturn nginx-light >/dev/null; fi
 
 test: $(VENV)/.tests debian-packages lint
 	@$(BIN)/python -m pytest
