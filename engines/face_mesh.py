@@ -16,9 +16,11 @@ from pathlib import Path
 
 import numpy as np
 
-from engines.motion import Normalisation
-from engines.types import FRAME_SIZE, FloatArray, WeightsError
+from engines.motion import EXPRESSION, Normalisation
+from engines.profile import Parts
+from engines.types import FRAME_SIZE, MOTION_WIDTH, FloatArray, WeightsError
 
+MOUTH_CORNERS, CHIN = (61, 291), (152,)
 LEFT_EYE_CORNER, RIGHT_EYE_CORNER = 33, 263  # outer corners; their distance is the unit of length
 # Points that hardly move with speech; head motion is fitted on them alone.
 _EYES_NOSE_BRIDGE = (33, 133, 362, 263, 168, 6, 197, 195, 5, 4, 1)
@@ -109,6 +111,16 @@ class FaceModel:
     def offsets(self, expression: FloatArray) -> FloatArray:
         """exp (..., 21, 3) -> dense offsets from rest (..., 478, 3), same frame."""
         return self.mixing @ expression
+
+    def per_number(self, parts: Parts) -> FloatArray:
+        """A setting for each of the 70 numbers; corners and chin are the numbers that move those points most."""
+        values = np.full(MOTION_WIDTH, parts.rest, np.float32)
+        values[EXPRESSION] = np.where(np.repeat(self.mouth, 3), parts.mouth, parts.rest)
+        for points, axis, value in ((MOUTH_CORNERS, 0, parts.corners), (CHIN, 1, parts.chin)):
+            if value is not None:
+                keypoints = self.mixing[list(points)].argmax(1)
+                values[EXPRESSION.start + 3 * keypoints + axis] = value
+        return values
 
 
 @cache

@@ -28,7 +28,7 @@ from training import keypoints as keypoint_fit
 from training.card import write_card
 from training.corpus import items_of
 from training.emotions import fit_emotions, save_emotions
-from training.evaluate import evaluate
+from training.evaluate import PARTS, evaluate
 from training.life import fit_life, save_life
 from training.own import train_on_videos
 from training.shapes import first_template, shapes_of
@@ -115,7 +115,8 @@ def measure(arguments: argparse.Namespace) -> None:
     """Evaluate the exported files on every group of clips; write figures, plots and the card."""
     shapes = shapes_of(read_clips(data_folder()), face_model().template)
     checkpoints = arguments.checkpoints or [arguments.checkpoint]
-    evaluate(shapes, WEIGHTS, checkpoints, data_folder(), arguments.regression, arguments.before)
+    parts = arguments.parts or PARTS
+    evaluate(shapes, WEIGHTS, checkpoints, data_folder(), arguments.regression, arguments.before, parts)
     write_card(WEIGHTS, checkpoints[0], data_folder())
 
 
@@ -168,6 +169,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--checkpoint", type=Path, default=CHECKPOINT)
     parser.add_argument("--checkpoints", type=Path, nargs="+", help="evaluate: the exported one, then other seeds'")
     parser.add_argument("--regression", type=Path, default=REGRESSION, help="checkpoint of the step regression")
+    parser.add_argument("--parts", choices=PARTS, nargs="+", help="evaluate: measure these anew, keep the others")
     parser.add_argument("--before", type=Path, help="evaluate: exported files of an earlier model, for comparison")
     _add_videos(parser)
     arguments = parser.parse_args(argv)

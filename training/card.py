@@ -10,13 +10,14 @@ from typing import Any
 
 import torch
 
-from engines.types import FPS
+from engines.types import FPS, KDTalkerError
 from training.corpus import MEASURES
 from training.tracks import held_out_names, read_index
 
 FILES = ("keypoints.npz", "audio_encoder.onnx", "window.onnx", "life.npz")
 SYSTEMS = ("ours", "regression", "one step", "loudness", "shuffled", "tracker")
 AIMS = {"opening": ".54", "width": ".40", "jaw": ".42", "velocity": ".32"}
+NEEDED = ("lips", "closing", "bilabials", "robustness", "rendered", "seams", "life", "keypoints")
 TRACKED = ("threshold", "studio, tracked")
 INTRODUCTION = """# Embedded motion model
 
@@ -37,7 +38,9 @@ The files reproduce no sound and no face: they hold network weights, mean shapes
 Not for passing off synthetic video as a recording.
 
 - Lips follow speech, they do not spell it: correlation with tracked lips is about that of the tables below.
-- Trained on English and Arabic, mostly adults in front of a camera; other languages and children were not measured.
+- Trained on English and Arabic, mostly adults in front of a camera. Other languages and a child's voice move the mouth
+  and let it close; how right the lips are there was not measured on recordings of them.
+- Other people, music or typing that the microphone hears while the speaker is silent can still open the mouth.
 - Depth (z) of the tracks is a guess of the tracker, so lip protrusion is weak.
 - Head motion and blinks follow loudness only; gestures do not follow meaning.
 - Head motion was fitted to under three minutes of 14 clips.
@@ -174,6 +177,8 @@ def permissive_table(saved: dict[str, Any], other: Path) -> list[str]:
 def write_card(folder: Path, checkpoint: Path, root: Path) -> None:
     """Write ``CARD.md`` beside the weights."""
     figures = json.loads((folder / "figures.json").read_text())
+    if missing := [part for part in NEEDED if part not in figures]:
+        raise KDTalkerError(f"figures.json lacks {', '.join(missing)}; run kdtalker train evaluate --parts with them.")
     saved = torch.load(checkpoint, weights_only=True)
     parts = [INTRODUCTION, "## Training", *_training(saved), "", "![loss curves](training.png)", ""]
     parts += ["## Figures", "", *_results(figures), "", "![lip curves of held-out clips](lips.png)", ""]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from engines.face_mesh import face_model
 from engines.profile import EMBEDDED, Parts
 from engines.runtime.opening import open_engine
 from engines.talkers import open_talker
-from engines.types import KDTalkerError
+from engines.types import FloatArray, KDTalkerError
 from training.baselines import fit_loudness
 from training.bench import Bench, checkpoint_bench, digest_of, open_bench
 from training.bilabials import bilabials
@@ -65,7 +65,7 @@ def groups_of(items: list[Item]) -> Groups:
             "held out": [i for i in natural if i.clip.split == "held_out"],
             "studio, unseen sentences": studio[::8],
         },
-        arabic=[i for i in items if i.clip.dataset == "lrcar" and i.clip.split == "val"][::2],
+        arabic=[i for i in items if i.clip.dataset == "lrcar" and i.clip.split == "val"][::3],
         studio=studio,
         train=[i for i in items if i.clip.split == "train"],
     )
@@ -83,6 +83,68 @@ def check_exported(folder: Path, checkpoint: Path) -> None:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What is evaluated, and on what.
+
+    `runs`: the exported networks, then the same recipe trained with other seeds. `others`: what they are compared with.
+    """
+
+    runs: Sequence[Bench]
+    others: dict[str, Bench]
+    groups: Groups
+    shapes: list[Shape]
+    root: Path
+    folder: Path
+
+    @property
+    def voices(self) -> list[FloatArray]:
+        """Sounds that babble is made of."""
+        return [item.clip.sound for item in self.groups.train if item.clip.dataset == "clips"][:VOICES]
+
+    def lips(self) -> dict[str, Any]:
+        line = fit_loudness(self.groups.train, self.runs[0].measures)
+        tables = {}
+        for name, group in self.groups.lips.items():
+            tables[name] = lip_table(self.runs, self.others, group, line) | {"tracker": split_half(self._shapes(group))}
+        tables["unseen presenters, Arabic"] = lip_table(self.runs, self.others, self.groups.arabic, line, pooled=True)
+        return tables
+
+    def keypoints(self) -> dict[str, Any]:
+        return {name: explained(face_model(), self._shapes(group)) for name, group in self.groups.lips.items()}
+
+    def closing(self) -> dict[str, Any]:
+        return closing(self.runs, self.groups.held_out, self.voices)
+
+    def bilabials(self) -> dict[str, Any]:
+        return bilabials(self.runs, self.groups.studio, self.groups.held_out, self.root)
+
+    def robustness(self) -> dict[str, Any]:
+        arabic = _one_presenter(self.groups.arabic)
+        return robustness(self.runs, self.groups.held_out, arabic, self.voices, self.root)
+
+    def seams(self) -> dict[str, Any]:
+        return seams(self.runs[0], self.groups.held_out)
+
+    def life(self) -> dict[str, Any]:
+        natural = [*self.groups.train, *self.groups.lips["val"], *self.groups.held_out]
+        return life_table(self.runs[0], natural)
+
+    def rendered(self) -> dict[str, Any]:
+        talker = open_talker()
+        contact_sheet(talker, self.runs[0], self.groups.held_out[0], AVATAR, self.folder / "frames.jpg")
+        photos = {"avatar": AVATAR, "older man with glasses": self.root / "portraits" / SECOND_PORTRAIT}
+        return rendered(self.runs[0], talker, self.groups.held_out, photos)
+
+    def _shapes(self, items: list[Item]) -> list[Shape]:
+        names = {item.clip.name for item in items}
+        return [shape for shape in self.shapes if shape.clip.name in names]
+
+
+COMPARED = ("lips", "closing", "bilabials", "seams")  # parts measured on an earlier model too
+PARTS = (*COMPARED, "keypoints", "robustness", "life", "rendered", "before")
+
+
 def evaluate(
     shapes: list[Shape],
     folder: Path,
@@ -90,58 +152,31 @@ def evaluate(
     root: Path,
     regression: Path | None = None,
     before: Path | None = None,
+    parts: Sequence[str] = PARTS,
 ) -> dict[str, Any]:
-    """Every table and picture; written to ``figures.json`` and PNG files beside the networks.
+    """Tables and pictures; written to ``figures.json`` and PNG files beside the networks.
 
     `checkpoints`: the one that was exported to `folder`, then the same recipe's with other seeds. `regression`: a
     checkpoint of `kdtalker train regression`, left out where there is none. `before`: exported files of an earlier
-    model to be measured the same way; without it an earlier run's figures of it are kept.
+    model. `parts`: what of `PARTS` is measured; of the others the figures in the file are kept.
     """
     check_exported(folder, checkpoints[0])
     runs = [open_bench(folder), *(checkpoint_bench(path) for path in checkpoints[1:])]
     others = {"one step": checkpoint_bench(checkpoints[0], EXPECTED, STILL, steps=1)}
     if regression is not None and regression.is_file():
         others["regression"] = checkpoint_bench(regression, EXPECTED, STILL)
-    groups = groups_of(items_of(shapes))
-    figures = _lips(runs, others, groups, shapes) | _behaviour(runs, groups, root)
-    natural = [*groups.train, *groups.lips["val"], *groups.held_out]
-    figures["life"] = life_table(runs[0], natural)
-    talker = open_talker()
-    photos = {"avatar": AVATAR, "older man with glasses": root / "portraits" / SECOND_PORTRAIT}
-    figures["rendered"] = rendered(runs[0], talker, groups.held_out, photos)
-    contact_sheet(talker, runs[0], groups.held_out[0], AVATAR, folder / "frames.jpg")
+    subject = Subject(runs, others, groups_of(items_of(shapes)), shapes, root, folder)
+    measured: dict[str, Any] = {"training_seeds": len(runs), "noise_seeds": len(SEEDS)}
+    measured |= {part: getattr(subject, part)() for part in PARTS if part in parts and part != "before"}
+    if "before" in parts and before is not None:
+        earlier = replace(subject, runs=[open_bench(before)], others={})
+        measured["before"] = {part: getattr(earlier, part)() for part in COMPARED}
     target = folder / "figures.json"
-    if before is not None:
-        earlier = [open_bench(before)]
-        figures["before"] = _lips(earlier, {}, groups, shapes) | _behaviour(earlier, groups, root)
-    elif target.is_file():
-        figures["before"] = json.loads(target.read_text()).get("before")
+    kept = json.loads(target.read_text()) if target.is_file() else {}
+    figures = {part: value for part, value in kept.items() if part in PARTS} | measured
     target.write_text(json.dumps(figures, indent=1) + "\n")
-    _plots(runs[0], groups.held_out, folder, checkpoints[0])
+    _plots(runs[0], subject.groups.held_out, folder, checkpoints[0])
     return figures
-
-
-def _lips(runs: Sequence[Bench], others: dict[str, Bench], groups: Groups, shapes: list[Shape]) -> dict[str, Any]:
-    """Lip tables of every group of clips, and what the keypoints can carry."""
-    line = fit_loudness(groups.train, runs[0].measures)
-    lips, keypoints = {}, {}
-    for name, group in groups.lips.items():
-        members = [s for s in shapes if s.clip.name in {item.clip.name for item in group}]
-        lips[name] = lip_table(runs, others, group, line) | {"tracker": split_half(members)}
-        keypoints[name] = explained(face_model(), members)
-    lips["unseen presenters, Arabic"] = lip_table(runs, others, groups.arabic, line, pooled=True)
-    return {"training_seeds": len(runs), "noise_seeds": len(SEEDS), "lips": lips, "keypoints": keypoints}
-
-
-def _behaviour(runs: Sequence[Bench], groups: Groups, root: Path) -> dict[str, Any]:
-    """What lips do on sounds that were chosen for it."""
-    voices = [item.clip.sound for item in groups.train if item.clip.dataset == "clips"][:VOICES]
-    return {
-        "closing": closing(runs, groups.held_out, voices),
-        "bilabials": bilabials(runs, groups.studio, groups.held_out, root),
-        "robustness": robustness(runs, groups.held_out, _one_presenter(groups.arabic), voices, root),
-        "seams": seams(runs[0], groups.held_out),
-    }
 
 
 def _one_presenter(items: list[Item], clips: int = 6) -> list[Item]:
