@@ -15,7 +15,7 @@ from engines.cache import cache_folder
 from engines.controls import DEFAULT, add_options, chosen, steady
 from engines.media import Speech, load_speech
 from engines.motion_file import MotionClip, load_motion, save_motion
-from engines.offline import motions, render_file
+from engines.offline import conversation, motions, render_file
 from engines.pipeline import Talker
 from engines.portrait.identity_store import IdentityStore
 from engines.portrait.prepare import digest_of
@@ -111,17 +111,20 @@ def _published_take(options: argparse.Namespace, photo: bytes, speech: Speech) -
     return Take(talker, identity, rows, paste)
 
 
-def _rows(take: Take, options: argparse.Namespace, speech: Speech) -> Iterable[FloatArray]:
+def _rows(take: Take, options: argparse.Namespace, speech: Speech, other: Speech | None) -> Iterable[FloatArray]:
     """Motion of every frame, from the file that is to be replayed or kept for the file that is to be saved."""
     controls = chosen(options)
     if options.motion:
+        if other is not None:
+            raise KDTalkerError("What the face hears is part of saved motion: leave --listen out with --motion.")
         if controls != DEFAULT:
             raise KDTalkerError("What the face does is part of saved motion: leave the controls out with --motion.")
         clip = load_motion(options.motion, take.talker.profile.name)
         return take.talker.placing.transfer(take.identity.source, clip.rows, clip.made_on)
     rows = take.rows
     if rows is None:
-        rows = (tick.motion for tick in motions(take.talker, take.identity, speech, options.seed, controls))
+        made = motions(take.talker, take.identity, speech, options.seed, controls, other)
+        rows = (tick.motion for tick in made)
     if options.save_motion:
         rows = np.stack(list(rows))
         save_motion(options.save_motion, MotionClip(take.talker.profile.name, rows, take.identity.source))
@@ -134,6 +137,12 @@ def render(argv: list[str]) -> int:
     _common(parser)
     parser.add_argument("speech", type=Path, help="any sound file (WAV, FLAC, MP3 ...)")
     parser.add_argument("-o", "--out", type=Path, required=True, help="the MP4 file to write")
+    parser.add_argument(
+        "--listen",
+        type=Path,
+        metavar="OTHER",
+        help="what somebody else says meanwhile: the avatar nods along where it does not speak itself; both are heard",
+    )
     parser.add_argument("--seed", type=int, default=0, help="same seed, same video; default: 0")
     parser.add_argument("--save-motion", type=Path, metavar="FILE", help="also save the motion, for --motion")
     parser.add_argument(
@@ -145,11 +154,15 @@ def render(argv: list[str]) -> int:
     chosen(options)  # what is wrong with them is said before the work begins
 
     console = Console(stderr=True)
-    photo, speech = read_photo(options.photo), load_speech(options.speech)
+    photo, speech, other = read_photo(options.photo), load_speech(options.speech), None
+    if options.listen is not None:
+        if options.profile != EMBEDDED.name:
+            raise KDTalkerError("--listen needs the embedded profile: the published one knows speakers only.")
+        speech, other = conversation(speech, load_speech(options.listen))
     with console.status("Preparing"):
         published = options.profile == KDTALKER.name
         take = _published_take(options, photo, speech) if published else _embedded_take(options, photo)
-        rows = _rows(take, options, speech)
+        rows = _rows(take, options, speech, other)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[speed]}"))
     with Progress(*columns, TimeRemainingColumn(), console=console) as progress:
         bar = progress.add_task("Rendering", total=speech.frames, speed="")

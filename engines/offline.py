@@ -37,6 +37,15 @@ def motions(
     yield from talker.finish(talk, speech.frames)
 
 
+def conversation(speech: Speech, other: Speech) -> tuple[Speech, Speech]:
+    """Two people's sounds brought to one length by silence; with the first one both are played."""
+    pcm, playback = (max(len(a), len(b)) for a, b in ((speech.pcm, other.pcm), (speech.playback, other.playback)))
+    mine, theirs = (np.pad(one.pcm, (0, pcm - len(one.pcm))) for one in (speech, other))
+    voices = [np.pad(one.playback, (0, playback - len(one.playback))).astype(np.int32) for one in (speech, other)]
+    both = np.clip(voices[0] + voices[1], -32768, 32767).astype(np.int16)
+    return Speech(mine, both), Speech(theirs, other.playback)
+
+
 def frames(talker: Talker, identity: Identity, rows: Iterable[FloatArray]) -> Iterator[ByteArray]:
     """Pictures of motion rows (70,) as u8 (N, 512, 512, 3) batches of at most `BATCH`."""
     remaining = iter(rows)
