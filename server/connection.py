@@ -115,9 +115,10 @@ class Connection:
             self._received, self._last_heard = received, now
         return now - self._last_heard
 
-    def show(self, tick: int, rgb: ByteArray) -> None:
-        """Encode a picture u8 (height, width, 3) and send it at its due."""
+    def show(self, tick: int, rgb: ByteArray, pixels: int) -> None:
+        """Encode a picture u8 (height, width, 3), at most so many pixels wide, and send it at its due."""
         assert self._encoder is not None, "answer first"
+        self._encoder.pixels = pixels
         self._encoder.put(tick, rgb)
 
     def too_late(self, tick: int, newest: bool = True) -> bool:

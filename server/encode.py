@@ -143,6 +143,7 @@ class VideoEncoder:
         self._format = PICTURE_CODECS[codec]
         self._largest, self._smallest = bitrate, smallest_bitrate
         self._wanted = bitrate
+        self.pixels = 0  # of a picture's side; smaller ones are made before encoding, 0 leaves them as they come
         self._emit, self._drop, self._too_late = emit, drop, too_late
         self._pictures: deque[tuple[int, ByteArray]] = deque()
         self._changed = threading.Condition()
@@ -198,6 +199,8 @@ class VideoEncoder:
                 self._loop.call_soon_threadsafe(self._drop, "late_before_encoding")
                 continue
             now = time.monotonic()
+            if 0 < self.pixels < len(rgb):
+                rgb = np.asarray(cv2.resize(rgb, (self.pixels, self.pixels), interpolation=cv2.INTER_AREA), np.uint8)
             height, width = rgb.shape[:2]
             wanted = self._wanted
             pause = BITRATE_DOWN if wanted < bitrate else BITRATE_UP

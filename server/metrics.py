@@ -18,6 +18,7 @@ from prometheus_client import CollectorRegistry, Gauge, Histogram, generate_late
 from prometheus_client import Counter as Count
 from prometheus_client.process_collector import ProcessCollector
 
+MISSED = ("late_before_rendering", "late_before_encoding", "encoder_busy")  # causes: the machine is too slow
 RECENT = 10.0  # seconds that a call's figures look back
 FINE = (0.001, 0.002, 0.005, 0.01, 0.015, 0.02, 0.03, 0.04, 0.06, 0.1, 0.2, 0.5, 1.0)
 INTERVALS = (0.01, 0.02, 0.03, 0.035, 0.038, 0.04, 0.042, 0.045, 0.05, 0.06, 0.08, 0.1, 0.12, 0.2, 0.5, 1.0, 5.0)
@@ -40,6 +41,8 @@ class Metrics:
         self.frames = Count(name + "packets_released", "Packets handed to the network", ["kind"], **own)
         self.drops = Count(name + "dropped", "Ticks, pictures or samples left out, by cause", ["cause"], **own)
         self.errors = Count(name + "errors", "Failures that a call survived or ended by", ["stage"], **own)
+        self.effort = Gauge(name + "effort", "Steps taken down because the machine falls behind; 0: none", **own)
+        self.shown = self.missed = 0  # pictures of all calls: handed to the network, and left out for lack of time
         self.events = Count(name + "events", "What happened to calls and to the server", ["event"], **own)
         self.lateness = Histogram(name + "lateness_seconds", "Release after due", ["kind"], buckets=FINE, **own)
         self.latency = Histogram(
@@ -108,6 +111,8 @@ class CallMetrics:
 
     def dropped(self, cause: str, count: int = 1) -> None:
         self._drops[cause] += count
+        if cause in MISSED:
+            self.process.missed += count
         self.process.drops.labels(cause).inc(count)
 
     def released(self, kind: str, late: float, latency: float | None = None) -> None:
@@ -119,6 +124,7 @@ class CallMetrics:
         now = time.monotonic()
         self._released[kind] += 1
         self.process.frames.labels(kind).inc()
+        self.process.shown += kind == "video"
         self.process.lateness.labels(kind).observe(max(0.0, late))
         self._lateness[kind].add(late, now)
         if kind == "audio":

@@ -5,21 +5,23 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+import time
 from contextlib import suppress
 from types import TracebackType
 
 from engines.types import Identity
 from server import logs
 from server.batcher import Batcher
+from server.load import Governor, cores
 from server.metrics import Metrics
-from server.session import Session
+from server.session import Session, State
 from server.settings import Settings
 
 logger = logging.getLogger(__name__)
 
 
 class FullHouseError(Exception):
-    """No call can be taken now. `reason`: `full` or `draining`."""
+    """No call can be taken now. `reason`: `full`, `busy` or `draining`."""
 
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(detail)
@@ -33,12 +35,14 @@ class Reception:
         self._batcher, self._settings, self._metrics = batcher, settings, metrics
         self._sessions: dict[str, Session] = {}
         self._group = asyncio.TaskGroup()
+        self._governor = Governor(metrics, cores())
         self._draining = False
         self._changed = asyncio.Event()
         metrics.capacity.set(settings.max_sessions)
 
     async def __aenter__(self) -> Reception:
         await self._group.__aenter__()
+        self._looking = self._group.create_task(self._look_at_load(), name="load")
         return self
 
     async def __aexit__(
@@ -47,6 +51,7 @@ class Reception:
         self._draining = True
         for session in list(self._sessions.values()):
             session.end("server stopped")
+        self._looking.cancel()
         await self._group.__aexit__(kind, error, trace)
 
     def require_room(self) -> None:
@@ -55,6 +60,8 @@ class Reception:
             raise FullHouseError("draining", "The server is about to stop and takes no new calls.")
         if len(self._sessions) >= self._settings.max_sessions:
             raise FullHouseError("full", "All places are taken; try again soon.")
+        if self._settings.load_shedding and not self._governor.room(len(self._sessions)):
+            raise FullHouseError("busy", "The machine has no room for another call; try again soon.")
 
     async def drain(self, patience: float) -> None:
         """Let nobody in any more; return when every call has ended by itself, or after `patience` seconds."""
@@ -77,12 +84,26 @@ class Reception:
         """Start a call; returns it with the SDP answer. Raises FullHouseError or OfferError."""
         self.require_room()
         name = secrets.token_urlsafe(12)
-        session = Session(name, avatar, identity, self._batcher, self._settings, self._metrics)
+        session = Session(name, avatar, identity, self._batcher, self._governor, self._settings, self._metrics)
         self._sessions[name] = session  # counted from here on, so that two offers cannot take one place
         self._metrics.sessions.set(len(self._sessions))
         answer: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._group.create_task(self._live(session, offer, answer), name=f"session {name}")
         return session, await answer
+
+    async def _look_at_load(self) -> None:
+        """Tell the governor once a second how the machine keeps up."""
+        metrics = self._metrics
+        now, used, shown, missed = time.monotonic(), time.process_time(), metrics.shown, metrics.missed
+        while self._settings.load_shedding:
+            await asyncio.sleep(1)
+            before, now = now, time.monotonic()
+            used_before, used = used, time.process_time()
+            live = sum(session.state is State.LIVE for session in self._sessions.values())
+            self._governor.look(
+                now, now - before, live, metrics.shown - shown, metrics.missed - missed, used - used_before
+            )
+            shown, missed = metrics.shown, metrics.missed
 
     async def _live(self, session: Session, offer: str, answer: asyncio.Future[str]) -> None:
         """A call's whole life; whatever goes wrong in it stays in it."""

@@ -25,6 +25,7 @@ from server.batcher import Batcher
 from server.clock import SessionClock
 from server.connection import Connection, OfferError
 from server.encode import SpeechEncoder
+from server.load import Governor
 from server.metrics import CallMetrics, Metrics
 from server.settings import Settings
 from server.tracks import UnheardSound
@@ -51,7 +52,14 @@ class Session:
     """A caller's voice in, an avatar's voice and pictures out (mirror mode)."""
 
     def __init__(
-        self, name: str, avatar: str, identity: Identity, batcher: Batcher, settings: Settings, metrics: Metrics
+        self,
+        name: str,
+        avatar: str,
+        identity: Identity,
+        batcher: Batcher,
+        governor: Governor,
+        settings: Settings,
+        metrics: Metrics,
     ) -> None:
         self.id = name
         self.token = secrets.token_urlsafe(16)  # who has it may replace the connection
@@ -61,7 +69,7 @@ class Session:
         self.controls: Controls = settings.controls
         self.offer: Offer = batcher.talker.placing.offer
         self.metrics = CallMetrics(metrics)
-        self._settings = settings
+        self._settings, self._governor = settings, governor
         self._lease = batcher.lease(identity)
         self._delay = batcher.talker.profile.delay + settings.compute_allowance
         self._changed = asyncio.Event()  # of the connection's state, or of what is wanted
@@ -150,6 +158,7 @@ class Session:
             "state": self.state,
             "reason": self.reason,
             "avatar": self.avatar,
+            "effort": self._governor.effort.name,
             "controls": self.controls.as_dict(),
             **self.metrics.snapshot(),
             "microphone": self._connection.stats() if self._connection else None,
@@ -216,6 +225,9 @@ class Session:
             ready = await self._lease.listen(pcm, deadline, self.controls)
             for motion in ready:
                 connection = self._the_connection
+                effort = self._governor.effort
+                if effort.skip and motion.tick % effort.skip == 0:
+                    continue
                 if not connection.up:
                     continue  # nobody looks; the motion goes on, so that the face is where it would be
                 if connection.too_late(motion.tick, newest=motion is ready[-1]):
@@ -227,7 +239,7 @@ class Session:
                     logger.exception("session %s: a picture could not be rendered", self.id)
                     self.metrics.dropped("render_error")
                     continue
-                connection.show(motion.tick, picture)
+                connection.show(motion.tick, picture, effort.pixels)
 
     async def _watch(self) -> None:
         """Follow the connection's state; end the call when its peer stays away, nobody speaks or its time is up."""

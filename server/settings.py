@@ -79,7 +79,9 @@ class Settings(BaseSettings):
     """HTTPS with a certificate made here, and kept in the cache."""
 
     workers: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1)
-    max_sessions: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1)
+    max_sessions: int = Field(default_factory=lambda: 2 * (os.cpu_count() or 1), ge=1)
+    load_shedding: bool = True
+    """Refuse newcomers by what calls are measured to cost, and give calls less when the machine falls behind."""
     retry_after: int = Field(10, ge=1)
 
     compute_allowance: float = Field(0.036, ge=0, le=1)

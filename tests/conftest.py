@@ -78,7 +78,7 @@ def start_server(folder: Path, **settings: object) -> LiveServer:
     port = free_port()
     environment = {name: value for name, value in os.environ.items() if name not in ("HOST", "PORT")}
     environment["KDTALKER_HOST"] = "127.0.0.1"
-    settings = {"drain": 0} | settings
+    settings = {"drain": 0, "load_shedding": False} | settings
     environment |= {f"KDTALKER_{name.upper()}": str(value) for name, value in settings.items()}
     environment |= {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", "KDTALKER_CACHE": str(folder.parent / "cache")}
     log = folder / "server.log"
