@@ -1,20 +1,23 @@
-"""The control channel of a call: a WebSocket beside its sound and pictures.
+"""The channel of a call: a WebSocket beside its sound and pictures, for controls and, with a `rate`, for sound.
 
-Every text frame is one JSON object whose `type` says what it is; docs/server.md lists them. What cannot be
-understood or done is answered by an `error` event, and the call goes on.
+Every text frame is one JSON object whose `type` says what it is; docs/server.md lists them. Binary frames are PCM.
+What cannot be understood or done is answered by an `error` event, and the call goes on.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+from contextlib import ExitStack
 from typing import Any
 
 from fastapi import APIRouter, WebSocket, WebSocketDisconnect
 
 from engines.controls import ControlError
 from server.house import House
-from server.session import Session
+from server.ingest import RATES, PushedSound
+from server.problems import ProblemError
+from server.session import Session, SourceTakenError
 from server.signalling import find_session
 
 MAX_MESSAGE = 4096  # characters; the longest sensible message has a tenth of it
@@ -30,10 +33,17 @@ def router(house: House) -> APIRouter:
     routes = APIRouter()
 
     @routes.websocket("/sessions/{name}/audio")
-    async def channel(socket: WebSocket, name: str) -> None:
+    async def channel(socket: WebSocket, name: str, rate: str | None = None) -> None:
         session = find_session(house, name)
-        await socket.accept()
-        await _Channel(socket, session).run()
+        sound = None if rate is None else _sound(rate)
+        with ExitStack() as stack:
+            if sound is not None:
+                try:
+                    stack.enter_context(session.fed_by(sound.microphone))
+                except SourceTakenError:
+                    raise ProblemError(409, "Something else feeds this avatar: a microphone, or a channel.") from None
+            await socket.accept()
+            await _Channel(socket, session, sound).run()
 
     return routes
 
@@ -41,8 +51,8 @@ def router(house: House) -> APIRouter:
 class _Channel:
     """One open channel. Ends when its client leaves or the call is over; the call does not end with it."""
 
-    def __init__(self, socket: WebSocket, session: Session) -> None:
-        self._socket, self._session = socket, session
+    def __init__(self, socket: WebSocket, session: Session, sound: PushedSound | None) -> None:
+        self._socket, self._session, self._sound = socket, session, sound
 
     async def run(self) -> None:
         offer = self._session.offer
@@ -69,11 +79,21 @@ class _Channel:
             if frame["type"] == "websocket.disconnect":
                 return
             try:
-                answer = self._pose(_message(frame.get("text")))
+                if (pcm := frame.get("bytes")) is not None:
+                    self._hear(pcm)
+                    continue
+                answer = self._pose(_message(frame["text"]))
             except (MessageError, ControlError) as error:
                 await self._send("error", detail=str(error))
             else:
                 await self._send("pose", **answer)
+
+    def _hear(self, pcm: bytes) -> None:
+        if self._sound is None:
+            raise MessageError("This channel was opened without sound; say its rate in the address, as ?rate=16000.")
+        if len(pcm) % 2:
+            raise MessageError("That is half a sample too much or too little; sound is mono PCM of 16 bits.")
+        self._sound.push(pcm)
 
     def _pose(self, message: dict[str, Any]) -> dict[str, Any]:
         """Set what the message names; all controls as they are now."""
@@ -84,13 +104,18 @@ class _Channel:
         return self._session.controls.as_dict()
 
     async def _send(self, kind: str, **members: Any) -> None:
-        await self._socket.send_json({"type": kind, **members})
+        # escaped to ASCII: what a client wrote may come back in words, half a surrogate pair included
+        await self._socket.send_text(json.dumps({"type": kind, **members}))
 
 
-def _message(text: str | None) -> dict[str, Any]:
+def _sound(rate: str) -> PushedSound:
+    if rate not in map(str, RATES):
+        raise ProblemError(422, f"rate must be one of {', '.join(map(str, RATES))}.")
+    return PushedSound(int(rate))
+
+
+def _message(text: str) -> dict[str, Any]:
     """A text frame -> a JSON object; raises MessageError."""
-    if text is None:
-        raise MessageError("This channel takes text; sound comes over the call's audio track.")
     if len(text) > MAX_MESSAGE:
         raise MessageError(f"A message may have {MAX_MESSAGE} characters.")
     try:

@@ -12,7 +12,8 @@ import logging
 import math
 import secrets
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from enum import StrEnum
 from types import TracebackType
 from typing import Any
@@ -28,7 +29,7 @@ from server.encode import SpeechEncoder
 from server.load import Governor
 from server.metrics import CallMetrics, Metrics
 from server.settings import Settings
-from server.tracks import UnheardSound
+from server.tracks import MicrophoneReader, UnheardSound
 
 VOICE = 0.01  # level (RMS) that counts as somebody speaking
 FIRST_SOUND = 0.3  # seconds that a call's beginning waits for its microphone
@@ -39,6 +40,10 @@ logger = logging.getLogger(__name__)
 
 class EndedError(Exception):
     """The call is over."""
+
+
+class SourceTakenError(Exception):
+    """Something feeds the avatar already."""
 
 
 class State(StrEnum):
@@ -78,6 +83,7 @@ class Session:
         self._connection: Connection | None = None
         self._clock: SessionClock | None = None
         self._unheard = UnheardSound()
+        self._pushed: MicrophoneReader | None = None  # stands where the connection's microphone stands
         self._last_voice = time.monotonic()
         self._lost_at = 0.0
 
@@ -147,6 +153,17 @@ class Session:
         self.offer.require(controls)
         self.controls = controls
 
+    @contextmanager
+    def fed_by(self, microphone: MicrophoneReader) -> Iterator[None]:
+        """Let this sound feed the avatar meanwhile; raises SourceTakenError where another does."""
+        if self._pushed is not None or self._the_connection.has_microphone:
+            raise SourceTakenError
+        self._pushed = microphone
+        try:
+            yield
+        finally:
+            self._pushed = None
+
     async def closed(self) -> None:
         """Wait until nothing of the call is left; any number may wait."""
         await self._over.wait()
@@ -207,7 +224,7 @@ class Session:
         while True:
             await clock.until(clock.cut(tick))
             connection = self._the_connection
-            speech, arrival = connection.microphone.take(tick, clock.cut(tick))
+            speech, arrival = (self._pushed or connection.microphone).take(tick, clock.cut(tick))
             packets = encoder.encode(tick, speech.playback)
             if connection.up:
                 connection.voice.put(clock.due(tick), packets, arrival)

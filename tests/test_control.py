@@ -45,9 +45,9 @@ class Channel:
 
 
 @asynccontextmanager
-async def channel(peer: Peer) -> AsyncIterator[tuple[Channel, dict[str, Any]]]:
+async def channel(peer: Peer, query: str = "") -> AsyncIterator[tuple[Channel, dict[str, Any]]]:
     """A channel to a call and the event it began with."""
-    async with connect(f"{peer.url.replace('http', 'ws', 1)}{peer.location}/audio") as socket:
+    async with connect(f"{peer.url.replace('http', 'ws', 1)}{peer.location}/audio{query}") as socket:
         opened = Channel(socket)
         yield opened, await opened.receive()
 
@@ -116,7 +116,7 @@ async def test_a_control_changes_what_is_seen(server: LiveServer) -> None:
         ({"type": "pose", "volume": 1}, "no control 'volume'"),
         ({"type": "pose", "emotion": "x" * 2000}, "..."),
         ("x" * 5000, "4096 characters"),
-        (b"\x00\x01" * 320, "audio track"),
+        (b"\x00\x01" * 320, "?rate=16000"),
     ],
 )
 async def test_bad_messages_are_refused_and_the_call_goes_on(server: LiveServer, message: object, words: str) -> None:
@@ -194,3 +194,60 @@ def test_settings_that_cannot_be_are_named() -> None:
     assert done.returncode == 1
     assert "pose_scale must be a number from 0 to 2, not 7" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+async def say(control: Channel, sound: np.ndarray, rate: int) -> None:
+    """Push i16 (samples,), 20 ms at a time, as fast as it is spoken."""
+    loop = asyncio.get_running_loop()
+    begun, packet = loop.time(), rate // 50
+    for number, at in enumerate(range(0, len(sound), packet)):
+        await asyncio.sleep(begun + number / 50 - loop.time())
+        await control.socket.send(sound[at : at + packet].astype("<i2").tobytes())
+
+
+@pytest.mark.parametrize("rate", [16_000, 24_000, 44_100, 48_000])
+async def test_pushed_sound_is_what_the_avatar_says(server: LiveServer, rate: int) -> None:
+    tone = 8000 * np.sin(2 * np.pi * 440 * np.arange(4 * rate) / rate)
+    async with Peer(server.url) as peer:
+        await peer.pictures(3, within=30)
+        async with channel(peer, f"?rate={rate}") as (control, event):
+            assert event["type"] == "state"
+            await say(control, tone, rate)
+            assert (await control.ask({"type": "pose"}))["type"] == "pose", "controls go beside the sound"
+    heard = peer.heard().astype(float)
+    loud = np.flatnonzero(np.abs(heard) > 2000)
+    assert len(loud), "the tone comes back"
+    middle = heard[loud[0] : loud[-1]]
+    middle = middle[len(middle) // 2 :][:48_000]
+    spectrum = np.abs(np.fft.rfft(middle * np.hanning(len(middle))))
+    assert np.argmax(spectrum) * 48_000 / len(middle) == pytest.approx(440, abs=5)
+    assert 0.5 < np.abs(middle).max() / 8000 < 1.3
+
+
+async def test_one_source_feeds_an_avatar(server: LiveServer) -> None:
+    async def refused(peer: Peer, query: str) -> tuple[int, str]:
+        with pytest.raises(InvalidStatus) as info:
+            async with channel(peer, query):
+                pass
+        answer = info.value.response
+        return answer.status_code, json.loads(answer.body or b"{}")["detail"]
+
+    async with Peer(server.url) as peer, channel(peer, "?rate=16000") as (control, _):
+        status, detail = await refused(peer, "?rate=48000")
+        assert (status, "feeds" in detail) == (409, True)
+        assert "half a sample" in (await control.ask(b"abc"))["detail"]
+        await control.socket.close()
+        async with asyncio.timeout(10):
+            while True:
+                try:
+                    async with channel(peer, "?rate=48000"):
+                        break
+                except InvalidStatus:
+                    await asyncio.sleep(0.1)
+        status, detail = await refused(peer, "?rate=11025")
+        assert (status, "16000, 24000, 44100, 48000" in detail) == (422, True)
+    async with Peer(server.url, np.zeros(48_000, np.int16)) as peer:
+        await peer.pictures(3, within=30)
+        assert (await refused(peer, "?rate=16000"))[0] == 409
+        async with channel(peer):
+            pass
