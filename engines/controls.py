@@ -8,7 +8,6 @@ smooth and a call replays bit for bit when its changes come at the same ticks.
 from __future__ import annotations
 
 import argparse
-import math
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
@@ -51,14 +50,14 @@ class Controls:
     def __post_init__(self) -> None:
         for name, (low, high) in RANGES.items():
             value = getattr(self, name)
-            number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+            number = isinstance(value, int | float) and not isinstance(value, bool)
             if not number or not low <= value <= high:
                 raise ControlError(f"{name} must be a number from {low:g} to {high:g}, not {_shown(value)}.")
         for name, known in (("gaze", GAZES), ("emotion", EMOTIONS)):
             if getattr(self, name) not in known:
                 raise ControlError(f"{name} must be one of {', '.join(known)}, not {_shown(getattr(self, name))}.")
 
-    def changed(self, **changes: Any) -> Controls:
+    def changed(self, /, **changes: Any) -> Controls:
         """These controls with some of them set anew; raises ControlError for unknown names too."""
         known = [field.name for field in fields(self)]
         unknown = [name for name in changes if name not in known]

@@ -147,7 +147,7 @@ class Session:
             self.reason = reason
         self._changed.set()
 
-    def control(self, **changes: Any) -> None:
+    def control(self, /, **changes: Any) -> None:
         """Set controls of the face, from the next frame on; raises ControlError and then leaves all as they were."""
         controls = self.controls.changed(**changes)
         self.offer.require(controls)

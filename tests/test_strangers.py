@@ -21,6 +21,7 @@ import schemathesis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as some
 from PIL import Image
+from websockets.asyncio.client import connect
 
 from benchmarks.peer import Peer
 from engines.types import SPEECH_SAMPLES
@@ -197,6 +198,57 @@ def test_whatever_a_microphone_sends_a_tick_is_a_tick(data: some.DataObject) -> 
         assert sound.shape == (3 * SPEECH_SAMPLES,), tick
         assert np.isfinite(sound).all()
         now += 0.04
+
+
+# Messages
+
+values = some.recursive(
+    some.one_of(some.none(), some.booleans(), some.integers(), some.floats(), some.text(max_size=10)),
+    lambda inner: some.one_of(
+        some.lists(inner, max_size=3), some.dictionaries(some.text(max_size=5), inner, max_size=3)
+    ),
+    max_leaves=5,
+)
+names = some.one_of(
+    some.sampled_from(["pose_scale", "mouth_scale", "emotion", "gaze", "self", "changes", "type"]),
+    some.text(max_size=5),
+)
+messages = some.one_of(
+    values.map(json.dumps),
+    some.text(max_size=30),
+    some.binary(max_size=30),
+    some.dictionaries(names, values, max_size=3).map(lambda given: json.dumps({"type": "pose"} | given)),
+    some.sampled_from(
+        [
+            "[" * 4000,
+            '{"type":"pose","pose_scale":1e999}',
+            "9" * 4000,
+            '{"type":"pose","\\ud800":1}',
+            '{"type":"\\ud800"}',
+        ]
+    ),
+)
+
+
+async def test_whatever_is_said_on_a_control_channel_is_answered(server: LiveServer, quiet: None) -> None:
+    said: list[str | bytes] = []
+
+    @given(message=messages)
+    @settings(unhurried, max_examples=300)
+    def collect(message: str | bytes) -> None:
+        said.append(message)
+
+    collect()
+    async with Peer(server.url) as peer:
+        await peer.pictures(1, within=60)
+        async with connect(server.url.replace("http", "ws") + peer.location + "/audio") as channel:
+            assert json.loads(await channel.recv())["type"] == "state"
+            for message in said:
+                await channel.send(message)
+                async with asyncio.timeout(30):
+                    answer = json.loads(await channel.recv())
+                assert answer["type"] in ("pose", "error"), message
+        await peer.pictures(1, within=60)  # the call went on
 
 
 # Pictures
