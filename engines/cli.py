@@ -22,6 +22,7 @@ from engines.portrait.prepare import digest_of
 from engines.portrait.prepare import prepare as prepare_portrait
 from engines.profile import EMBEDDED, KDTALKER, PROFILES
 from engines.published.cropping import PasteBack
+from engines.published.networks import PublishedNetworks, open_networks, torch_networks
 from engines.published.weights_files import open_model
 from engines.talkers import open_talker
 from engines.types import FPS, FloatArray, Identity, KDTalkerError
@@ -42,7 +43,7 @@ def enrolled(talker: Talker, photo: bytes) -> Identity:
     def enrol() -> Identity:
         return talker.renderer.enrol(prepare_portrait(photo))
 
-    if talker.profile is not EMBEDDED:
+    if talker.profile.name != EMBEDDED.name:
         return enrol()  # what is read from a photo depends on the weights, which may change
     return IdentityStore(cache_folder() / "identities", VERSION).enrolled(talker.profile.name, digest_of(photo), enrol)
 
@@ -60,8 +61,16 @@ def _published_options(parser: argparse.ArgumentParser) -> None:
         "which need no files and show noise (for development); for the embedded profile a folder that "
         "`kdtalker train --videos` wrote",
     )
+    group.add_argument(
+        "--networks",
+        type=Path,
+        metavar="DIR",
+        help="files that `kdtalker export` and `build` wrote, for ONNX Runtime or TensorRT, in place of the weights",
+    )
     group.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 ...; default: a GPU where there is one")
     group.add_argument("--precision", default="float32", help="float32 (default) or float16")
+    group.add_argument("--guidance", type=float, help="weight of the speech; default: 1, as trained")
+    group.add_argument("--temperature", type=float, help="scale of the noise; default: 1, as trained")
     group.add_argument("--exact", action="store_true", help="KDTalker's own routine: whole clips, 50 steps, smoothed")
     group.add_argument("--relative", action="store_true", help="motion as change from the first frame")
     group.add_argument("--stitch", action="store_true", help="keep the picture's border where the photo's is")
@@ -82,26 +91,43 @@ class Take:
 def _embedded_take(options: argparse.Namespace, photo: bytes) -> Take:
     foreign = [
         f"--{name.replace('_', '-')}"
-        for name in ("exact", "relative", "stitch", "full_frame")
-        if getattr(options, name)
+        for name in ("exact", "relative", "stitch", "full_frame", "networks", "guidance", "temperature")
+        if getattr(options, name) not in (None, False)
     ]
     if foreign:
         raise KDTalkerError(f"{', '.join(foreign)} needs `--profile kdtalker`.")
-    talker = open_talker(options.profile, options.weights)
+    talker = open_talker(options.profile, options.weights, options.hop)
     return Take(talker, enrolled(talker, photo))
 
 
+def _published_networks(options: argparse.Namespace) -> PublishedNetworks:
+    if options.networks is None:
+        model = open_model(options.weights, cache_folder(), options.device, options.precision)
+        return torch_networks(model, guided=options.guidance not in (None, 1))
+    if options.weights is not None:
+        raise KDTalkerError("--networks and --weights name the same thing twice; give one of them.")
+    device = "cpu" if options.device == "auto" else options.device
+    return open_networks(options.networks, device, options.precision)
+
+
 def _published_take(options: argparse.Namespace, photo: bytes, speech: Speech) -> Take:
-    model = open_model(options.weights, cache_folder(), options.device, options.precision)
-    from engines.published import exact  # these need PyTorch, which `open_model` has made sure of
+    networks = _published_networks(options)
+    from engines.published import exact
     from engines.published.talker import find_face, published_talker
 
-    talker, renderer = published_talker(model, relative=options.relative, stitch=options.stitch)
+    talker, renderer = published_talker(
+        networks,
+        relative=options.relative,
+        stitch=options.stitch,
+        hop=options.hop,
+        guidance=1.0 if options.guidance is None else options.guidance,
+        temperature=1.0 if options.temperature is None else options.temperature,
+    )
     face = find_face(photo, upright=options.full_frame)
     identity = renderer.enrol_face(face.pixels, face.digest, exact=options.exact)
     rows = None
     if options.exact and not options.motion:
-        clip = exact.clip_motion(model, identity, speech.pcm, options.seed)
+        clip = exact.clip_motion(networks, identity, speech.pcm, options.seed)
         controls = chosen(options)
         talker.placing.offer.require(controls)
         rows, _ = talker.placing.place(
@@ -144,6 +170,7 @@ def render(argv: list[str]) -> int:
         help="what somebody else says meanwhile: the avatar nods along where it does not speak itself; both are heard",
     )
     parser.add_argument("--seed", type=int, default=0, help="same seed, same video; default: 0")
+    parser.add_argument("--hop", type=int, metavar="TICKS", help="1 to 16 frames generated at once; default: 2")
     parser.add_argument("--save-motion", type=Path, metavar="FILE", help="also save the motion, for --motion")
     parser.add_argument(
         "--motion", type=Path, metavar="FILE", help="replay saved motion instead of following the speech"

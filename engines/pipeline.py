@@ -22,6 +22,8 @@ from engines.runtime.base import Engine
 from engines.sampler import Sampler, SamplerState
 from engines.types import ByteArray, FloatArray, Identity, MelTick, MotionTick
 
+ENCODER_ROWS = 2  # windows of sound encoded in one call: a tick completes one, seldom two
+
 
 @dataclass(slots=True)
 class Talk:
@@ -97,8 +99,15 @@ class Talker:
     def mel_shape(self) -> tuple[int, int]:
         return (80, self.profile.mel.columns)
 
+    def warm(self) -> None:
+        """Prepare every engine for every size that calls ask for, so that none is met for the first time in a call."""
+        self.encoder.warm(range(1, ENCODER_ROWS + 1))
+        self.sampler.engine.warm([1], frames=self.profile.window.length)
+        self.renderer.warm([1])
+
     def _encode(self, windows: Sequence[FloatArray]) -> FloatArray:
-        return self.encoder.run(mel=np.stack(windows))["feature"]
+        parts = [np.stack(windows[start : start + ENCODER_ROWS]) for start in range(0, len(windows), ENCODER_ROWS)]
+        return np.concatenate([self.encoder.run(mel=part)["feature"] for part in parts])
 
     def _advance(self, talk: Talk, mels: list[MelTick], frames: int | None) -> list[MotionTick]:
         if mels:

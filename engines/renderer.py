@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 from engines.profile import Profile
@@ -11,6 +11,10 @@ from engines.types import ByteArray, FloatArray, Identity, KDTalkerError, Portra
 
 class Renderer(Protocol):
     """Turns motion into pictures. Keeps no caller's state; safe to use from several threads."""
+
+    def warm(self, batches: Iterable[int]) -> None:
+        """Prepare to enrol photos and to render so many frames at once."""
+        ...
 
     def enrol(self, portrait: Portrait) -> Identity:
         """Prepare a portrait, once per photo."""

@@ -19,31 +19,33 @@ from engines.runtime.opening import open_engine
 from engines.sampler import Sampler
 
 
-def open_talker(name: str = "embedded", weights: str | None = None) -> Talker:
-    """Open every engine of the profile called `name`, each with one thread.
+def open_talker(name: str = "embedded", weights: str | None = None, hop: int | None = None) -> Talker:
+    """Open every engine of the profile called `name`, each with one thread. `Talker.warm` prepares them for calls.
 
     `weights` says which published weights to take, see `open_model`; for the embedded profile it is a folder that
-    `kdtalker train --videos` wrote, default: the shipped one.
+    `kdtalker train --videos` wrote, default: the shipped one. `hop`: ticks a window advances, default: the profile's.
     """
-    chosen = profile(name)
-    if chosen is KDTALKER:
+    chosen = profile(name) if hop is None else profile(name).with_hop(hop)
+    if chosen.name == KDTALKER.name:
         model = open_model(weights, cache_folder())
-        from engines.published.talker import published_talker  # needs PyTorch, which `open_model` has made sure of
+        from engines.published.networks import torch_networks  # these need PyTorch, which `open_model` has made sure of
+        from engines.published.talker import published_talker
 
-        return published_talker(model)[0]
+        return published_talker(torch_networks(model), hop=hop)[0]
     own = None if weights is None else Path(weights)
     face = face_model(own)
     folder = own or files("engines") / "weights" / chosen.name
     with as_file(folder / "audio_encoder.onnx") as path:
-        encoder = open_engine(path, batches=(1, 2), expect={"profile": chosen.name, "network": "audio_encoder"})
+        encoder = open_engine(path, expect={"profile": chosen.name, "network": "audio_encoder"})
     with as_file(folder / "window.onnx") as path:
-        window = open_engine(
-            path,
-            batches=(1,),
-            sizes={"frames": chosen.window.length},
-            expect={"profile": chosen.name, "network": "window"},
-        )
-    sampler = Sampler(window, chosen.window, face.per_number(chosen.guidance), face.per_number(chosen.temperature))
+        window = open_engine(path, expect={"profile": chosen.name, "network": "window"})
+    sampler = Sampler(
+        window,
+        chosen.window,
+        face.per_number(chosen.guidance),
+        face.per_number(chosen.temperature),
+        limit=chosen.deviations,
+    )
     placing = RelativePlacing(
         face.normalisation, life_model(own), chosen.limits, face.mouth, emotion_offsets(face), Gaze.of(face)
     )

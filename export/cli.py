@@ -77,7 +77,9 @@ def _console() -> Console:
 def _published(options: argparse.Namespace, seed: int | None) -> tuple[Iterator[Graph], object]:
     """Graphs of the published profile and the name of their weights."""
     from engines.cache import cache_folder
+    from engines.networks.checkpoints import save_normalisation
     from engines.networks.model import load_model, random_model
+    from engines.published.networks import NORMALISATION
     from engines.published.weights_files import FILES, weights_folder
     from export import parity
     from export.graphs import published
@@ -96,6 +98,7 @@ def _published(options: argparse.Namespace, seed: int | None) -> tuple[Iterator[
             )
         found = {name: path for name, path in files.items() if path is not None}
         model, weights = load_model(found, "cpu"), {name: parity.file_hash(path) for name, path in found.items()}
+    save_normalisation(options.out / "kdtalker" / NORMALISATION, model.normalisation)
     sampling: Sampling = "native" if options.target == "native" else "decomposed"
     return published(model, steps=options.steps, sampling=sampling, pixels=options.pixels), weights
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from importlib import import_module
 
 PORT = 8080
+PATIENCE = 20  # seconds for nvidia-smi, which hangs where a driver is broken
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +34,7 @@ def examine(port: int = PORT) -> Iterator[Fact]:
     yield _tensorrt()
     yield _codecs()
     yield _port(port)
+    yield _media_ports()
 
 
 def _cores() -> str:
@@ -46,7 +48,11 @@ def _gpu() -> Iterator[Fact]:
         yield Fact("GPU", "no NVIDIA driver", "the embedded profile runs; the published one would take seconds a frame")
         return
     query = [tool, "--query-gpu=name,memory.total,driver_version,compute_cap", "--format=csv,noheader"]
-    answer = subprocess.run(query, capture_output=True, text=True, timeout=20, check=False)
+    try:
+        answer = subprocess.run(query, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        yield Fact("GPU", f"nvidia-smi fails: {error}", "repair the driver first")
+        return
     if answer.returncode != 0 or not answer.stdout.strip():
         yield Fact(
             "GPU", f"nvidia-smi fails: {(answer.stderr or answer.stdout).strip()[:200]}", "repair the driver first"
@@ -123,7 +129,18 @@ def _port(port: int) -> Fact:
             listener.bind(("127.0.0.1", port))
         except OSError as error:
             return Fact("port", f"{port} is taken ({error.strerror})", "serve on another: PORT=8081 make serve")
-    return Fact("port", f"{port} is free on 127.0.0.1", "live calls also need UDP between browser and server")
+    return Fact("port", f"{port} is free on 127.0.0.1", "the page and its offers")
+
+
+def _media_ports() -> Fact:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as first:
+        try:
+            first.bind(("", 0))
+        except OSError as error:
+            return Fact(
+                "UDP", f"no port can be opened ({error.strerror})", "no live call: sound and picture travel by UDP"
+            )
+    return Fact("UDP", "ports can be opened", "live calls, where a firewall lets UDP between browser and server")
 
 
 def _numbers(version: str) -> tuple[int, ...]:

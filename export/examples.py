@@ -7,10 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from engines.profile import EMBEDDED
-from engines.runtime.base import BATCH, Array, TensorSpec
+from engines.runtime.base import BATCH, IDENTITIES, Array, TensorSpec
 
 Draw = Callable[[np.random.Generator, tuple[int, ...]], Array]
-IDENTITIES = "identities"  # the free size of the renderer's tables
 FRAMES = "frames"  # the free size of a window
 SIZES = {IDENTITIES: 2, FRAMES: EMBEDDED.window.length}
 

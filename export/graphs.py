@@ -2,30 +2,25 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
-from torch import Tensor, nn
+from torch import nn
 
-from engines.networks.appearance import VOLUME_CHANNELS, VOLUME_DEPTH, VOLUME_SIDE
-from engines.networks.audio_encoder import AudioEncoder
-from engines.networks.ddim import Ddim, DdimConfig
+from engines.networks import published_graphs as graphs
+from engines.networks.ddim import Ddim, published_sampling
 from engines.networks.model import PublishedModel
-from engines.networks.motion_extractor import MotionExtractor
-from engines.networks.renderer_graph import EnrolGraph, Frames, RendererGraph, Sampling
-from engines.networks.stitching import StitchingRetargeting
-from engines.networks.warping import COMPRESSED
+from engines.networks.published_graphs import spec, window_inputs
+from engines.networks.renderer_graph import Frames, Sampling
 from engines.networks.window_graph import MOST_UNROLLED, StepGraph, WindowGraph
-from engines.runtime.base import BATCH, TensorSpec
-from engines.types import FRAME_SIZE, KEYPOINTS, MOTION_WIDTH
+from engines.runtime.base import BATCH, IDENTITIES
+from engines.types import MOTION_WIDTH
 from export.examples import FRAMES as FREE_FRAMES
-from export.examples import IDENTITIES
 from export.onnx_file import Graph
 
 FRAMES = 64  # of a window, the length the published denoiser was trained on
 STEPS = 10
-FACE = 256  # pixels, both sides, of the picture the extractors read
 NORMALISED = "deviations of the training data (norm.npz)"
 WINDOW_UNITS = {
     "tokens": f"canonical and reference token, {NORMALISED}",
@@ -38,66 +33,6 @@ WINDOW_UNITS = {
     "motion": NORMALISED,
 }
 GRID = "grid coordinates: -1 and 1 are the outermost cells"
-
-
-def spec(name: str, *shape: int | str, dtype: type = np.float32) -> TensorSpec:
-    return TensorSpec(name, np.dtype(dtype), shape)
-
-
-class MotionGraph(nn.Module):
-    """u8 picture (N, 256, 256, 3) RGB -> canonical keypoints (N, 21, 3) and motion vector (N, 70), all float32."""
-
-    def __init__(self, extractor: MotionExtractor) -> None:
-        super().__init__()
-        self.extractor = extractor
-
-    def forward(self, picture: Tensor) -> dict[str, Tensor]:
-        heads = self.extractor(picture.permute(0, 3, 1, 2).float() / 255)
-        return {"canonical": heads.kp.reshape(-1, KEYPOINTS, 3), "motion": heads.motion()}
-
-
-class AudioGraph(nn.Module):
-    def __init__(self, encoder: AudioEncoder) -> None:
-        super().__init__()
-        self.encoder = encoder
-
-    def forward(self, mel: Tensor) -> Tensor:
-        feature: Tensor = self.encoder(mel)
-        return feature
-
-
-class StitchGraph(nn.Module):
-    def __init__(self, module: StitchingRetargeting) -> None:
-        super().__init__()
-        self.module = module
-
-    def forward(self, source: Tensor, keypoints: Tensor) -> Tensor:
-        return self.module.stitch(source, keypoints)
-
-
-class RetargetGraph(nn.Module):
-    """`lips` or `eyes` of the stitching module."""
-
-    def __init__(self, module: StitchingRetargeting, part: str) -> None:
-        super().__init__()
-        self.module, self.part = module, part
-
-    def forward(self, keypoints: Tensor, ratios: Tensor) -> Tensor:
-        delta: Tensor = getattr(self.module, self.part)(keypoints, ratios)
-        return delta
-
-
-def window_inputs(frames: int | str, sound: int) -> tuple[TensorSpec, ...]:
-    """Inputs of every sampler graph; `sound` numbers a frame."""
-    return (
-        spec("tokens", BATCH, 2, MOTION_WIDTH),
-        spec("sound", BATCH, frames, sound),
-        spec("noise", BATCH, frames, MOTION_WIDTH),
-        spec("committed", BATCH, frames, MOTION_WIDTH),
-        spec("mask", BATCH, frames),
-        spec("guidance", MOTION_WIDTH),
-        spec("temperature", MOTION_WIDTH),
-    )
 
 
 def window_graph(
@@ -131,18 +66,6 @@ def window_graph(
     )
 
 
-def tables(sampling: Sampling, rows: str) -> tuple[TensorSpec, ...]:
-    """What is kept of enrolled photos: outputs of the enrolment and inputs of the renderer."""
-    cells = VOLUME_DEPTH, VOLUME_SIDE, VOLUME_SIDE
-    flat = (int(np.prod(cells)), VOLUME_CHANNELS)
-    return (
-        spec("volumes", rows, *(flat if sampling == "decomposed" else (VOLUME_CHANNELS, *cells))),
-        spec("compressed", rows, COMPRESSED, *cells),
-        spec("still", rows, COMPRESSED, *cells),
-        spec("heatmaps", rows, KEYPOINTS, *cells),
-    )
-
-
 def published(
     model: PublishedModel,
     *,
@@ -156,71 +79,41 @@ def published(
     def count(*modules: nn.Module) -> int:
         return sum(parameter.numel() for module in modules for parameter in module.parameters())
 
-    keypoints = spec("keypoints", BATCH, KEYPOINTS, 3)
-    picture = spec("picture", BATCH, FACE, FACE, 3, dtype=np.uint8)
     yield Graph(
-        "audio_encoder",
-        AudioGraph(model.audio_encoder),
-        (spec("mel", BATCH, 80, 16),),
-        (spec("feature", BATCH, 512),),
+        *graphs.audio_encoder(model),
         count(model.audio_encoder),
         {"mel": "log-mel in [-4, 4], 80 bands by 16 columns of 12.5 ms", "feature": "none"},
     )
-    guided = DdimConfig(steps=min(steps, MOST_UNROLLED), guided=True)
+    loop = published_sampling(steps, guided=True)
     if steps <= MOST_UNROLLED:
-        yield window_graph(Ddim(model.denoiser, guided), frames)
-    yield window_graph(Ddim(model.denoiser, dataclasses.replace(guided, steps=steps)), frames, stepped=True)
+        yield window_graph(graphs.sampling_loop(model, loop), frames)
+    yield window_graph(graphs.sampling_loop(model, replace(loop, order=1)), frames, stepped=True)
     yield Graph(
-        "motion_extractor",
-        MotionGraph(model.motion_extractor),
-        (picture,),
-        (spec("canonical", BATCH, KEYPOINTS, 3), spec("motion", BATCH, MOTION_WIDTH)),
+        *graphs.motion_extractor(model),
         count(model.motion_extractor),
         {"picture": "RGB 0..255", "canonical": "keypoint units", "motion": "scale, degrees, keypoint units"},
         half=False,  # its errors are divided by deviations as small as 6e-7
     )
     yield Graph(
-        "enrolment",
-        EnrolGraph(model.appearance, model.warping, sampling),
-        (picture, keypoints),
-        tables(sampling, BATCH),
+        *graphs.enrolment(model, sampling),
         count(model.appearance, model.warping.dense_motion_network.compress),
         {"picture": "RGB 0..255", "keypoints": GRID, "volumes": "features", "heatmaps": "0..1"},
         {"sampling": sampling},
-        batches=(1, 3),
     )
-    size = (VOLUME_DEPTH, VOLUME_SIDE, VOLUME_SIDE)
-    shape = (FRAME_SIZE, FRAME_SIZE, 3) if pixels == "rgb" else (FRAME_SIZE * 3 // 2, FRAME_SIZE)
+    renderer = graphs.renderer(model, sampling, pixels)
     yield Graph(
-        "renderer",
-        RendererGraph(model.warping, model.decoder, size, sampling, pixels),
-        (
-            keypoints,
-            spec("rows", BATCH, dtype=np.int64),
-            spec("source", IDENTITIES, KEYPOINTS, 3),
-            *tables(sampling, IDENTITIES),
-        ),
-        (spec("frames", BATCH, *shape, dtype=np.uint8),),
+        *renderer,
         count(model.warping, model.decoder),
         {"keypoints": GRID, "rows": "row of the tables, 0-based", "frames": f"{pixels.upper()} 0..255"},
-        {"sampling": sampling, "pixels": pixels, "tables": ["source", *(each.name for each in tables(sampling, ""))]},
+        {
+            "sampling": sampling,
+            "pixels": pixels,
+            "tables": [each.name for each in renderer.inputs if each.shape[0] == IDENTITIES],
+        },
         batches=(1,),  # a frame is 1.1 TFLOP
     )
     small = count(model.stitching)
-    yield Graph(
-        "stitching",
-        StitchGraph(model.stitching),
-        (spec("source", BATCH, KEYPOINTS, 3), keypoints),
-        (spec("stitched", BATCH, KEYPOINTS, 3),),
-        small,
-        {"source": GRID, "keypoints": GRID, "stitched": GRID},
-    )
+    yield Graph(*graphs.stitching(model), small, {"source": GRID, "keypoints": GRID, "stitched": GRID})
     for part, ratios in (("lips", 2), ("eyes", 3)):
-        yield Graph(
-            f"retargeting_{part}",
-            RetargetGraph(model.stitching, part),
-            (keypoints, spec("ratios", BATCH, ratios)),
-            (spec("delta", BATCH, KEYPOINTS, 3),),
-            small,
-            {"keypoints": GRID, "ratios": "opening over width", "delta": GRID},
-        )
+        units = {"keypoints": GRID, "ratios": "opening over width", "delta": GRID}
+        yield Graph(*graphs.retargeting(model, part, ratios), small, units)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -29,6 +28,7 @@ from engines.types import MOTION_WIDTH, KDTalkerError
 from export import half, parity
 from export.graphs import spec, window_graph
 from export.onnx_file import Graph, check_size, describe, facts_of, stamp, write
+from export.stopwatch import Stopwatch
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 WEIGHTS = REPOSITORY / "engines" / "weights" / "embedded"
@@ -112,9 +112,9 @@ def export_graph(
     path = folder / f"{graph.name}.onnx"
     facts = {"tolerance": graph.tolerance, **facts}
     seconds = write(graph, path, facts)
-    began = time.perf_counter()
+    loading = Stopwatch()
     engine = open_engine(path)
-    loading = time.perf_counter() - began
+    loaded, busy = loading.read()
     reference = parity.compute_reference(graph.compute, engine, batches)
     parity.save_reference(path, reference)
     comparisons = parity.compare(engine, reference)
@@ -127,11 +127,13 @@ def export_graph(
         passed=passed,
         parameters=graph.parameters,
         export_seconds=seconds,
-        load_seconds=loading,
+        load_seconds=loaded,
+        load_cpu_seconds=busy,
     )
     worst = max(comparisons, key=lambda each: each.error / each.allowed)
     say(
-        f"{path.name:<28} {path.stat().st_size / 1e6:7.2f} MB  exported in {seconds:.1f} s, loads in {loading:.2f} s  "
+        f"{path.name:<28} {path.stat().st_size / 1e6:7.2f} MB  exported in {seconds:.1f} s, loads in {loaded:.2f} s "
+        f"({busy:.2f} s of a core)  "
         f"float32 differs by {worst.error:.1e} ({worst.allowed:g} allowed) at batches {', '.join(map(str, batches))}"
     )
     if not passed:

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, SupportsInt, cast
 
 import onnx
 
-from engines.runtime.base import BATCH, TensorSpec, fact, stated_specs
+from engines.runtime.base import BATCH, IDENTITIES, TensorSpec, fact, stated_specs
 from engines.runtime.engine_file import BATCHES, EngineFacts, Target, file_hash, read_facts, write_engine
 from engines.types import KDTalkerError, WeightsError
-from export.examples import FRAMES, IDENTITIES, SIZES
+from export.examples import FRAMES, SIZES
 from export.onnx_file import graph_hash
 
 if TYPE_CHECKING:

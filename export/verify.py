@@ -15,6 +15,7 @@ from engines.runtime.base import BATCH, Array, Engine, fact
 from engines.runtime.opening import open_engine
 from engines.types import KDTalkerError
 from export import examples, parity
+from export.stopwatch import Stopwatch
 
 RUNTIMES = {".onnx": "onnxruntime", ".pt2": "torch", ".engine": "tensorrt"}
 SECONDS = 1.0  # of repeated runs a batch, at least one run
@@ -23,7 +24,11 @@ SLOW = 2.0  # seconds a run beyond which one is enough
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One file at one batch. `error`, `allowed` as in `parity.Comparison`; `note` says why where it failed."""
+    """One file at one batch. `error`, `allowed` as in `parity.Comparison`; `note` says why where it failed.
+
+    `load_seconds`: of opening the file, in elapsed time; `load_cpu_seconds` in time of all processors, which other
+    programs do not lengthen.
+    """
 
     file: str
     runtime: str
@@ -33,6 +38,8 @@ class Finding:
     allowed: float
     milliseconds: float
     torch_milliseconds: float
+    load_seconds: float
+    load_cpu_seconds: float
     passed: bool | None
     note: str = ""
 
@@ -49,9 +56,7 @@ def verify_folder(folder: Path, device: str, batches: Sequence[int] | None = Non
         except KDTalkerError as error:
             nothing = float("nan")
             runtime = RUNTIMES[path.suffix]
-            findings.append(
-                Finding(_shown(path), runtime, "", 0, nothing, nothing, nothing, nothing, False, str(error))
-            )
+            findings.append(Finding(_shown(path), runtime, "", 0, *[nothing] * 6, False, str(error)))
     return findings
 
 
@@ -60,7 +65,9 @@ def verify_file(path: Path, device: str, batches: Sequence[int] | None = None) -
     reference = parity.load_reference(path)
     present = sorted({int(key.split("/")[0]) for key in reference})
     chosen = [batch for batch in present if batches is None or batch in batches]
+    loading = Stopwatch()
     engine = open_engine(path, device=device)
+    seconds, cpu_seconds = loading.read()
     try:
         fallen = other_providers(engine, device)
         precision = str(fact(engine.metadata, "precision"))
@@ -85,6 +92,8 @@ def verify_file(path: Path, device: str, batches: Sequence[int] | None = None) -
                     worst.allowed,
                     milliseconds(engine, batch),
                     worst.torch_ms,
+                    seconds,
+                    cpu_seconds,
                     passed,
                     note,
                 )
@@ -104,8 +113,11 @@ def other_providers(engine: Engine, device: str) -> str:
 
     if not isinstance(engine, OnnxRuntimeEngine):
         return ""
-    strange = {name: count for name, count in engine.assignment().items() if name != PROVIDERS[device]}
-    return ", ".join(f"{count} nodes fell to {name}" for name, count in sorted(strange.items()))
+    strange = {name: nodes for name, nodes in engine.assignment().items() if name != PROVIDERS[device]}
+    return ", ".join(
+        f"{nodes.total()} nodes fell to {name} ({', '.join(operator for operator, _ in nodes.most_common(4))})"
+        for name, nodes in sorted(strange.items())
+    )
 
 
 def milliseconds(engine: Engine, batch: int) -> float:
@@ -132,7 +144,7 @@ def print_table(findings: Sequence[Finding], device: str, console: Console) -> N
     table = Table(title=f"Network files on {device}, against torch in float32")
     for heading in ("file", "runtime", "precision"):
         table.add_column(heading)
-    for heading in (BATCH, "differs by", "allowed", "ms", "torch ms*"):
+    for heading in (BATCH, "differs by", "allowed", "ms", "torch ms*", "load s", "(CPU s)"):
         table.add_column(heading, justify="right")
     table.add_column("")
     words = {True: "passed", False: "FAILED", None: "not verified"}
@@ -142,6 +154,8 @@ def print_table(findings: Sequence[Finding], device: str, console: Console) -> N
             f"{each.allowed:g}",
             f"{each.milliseconds:.1f}",
             f"{each.torch_milliseconds:.1f}",
+            f"{each.load_seconds:.2f}",
+            f"({each.load_cpu_seconds:.2f})",
         )
         table.add_row(each.file, each.runtime, each.precision, str(each.batch), *numbers, words[each.passed])
     console.print(table)

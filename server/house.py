@@ -93,6 +93,7 @@ class House:
         """Open the engines and run a second of sound through them, so that the first call finds them quick."""
         begin = time.perf_counter()
         talker = open_talker(self.settings.profile)
+        talker.warm()
         talker.placing.offer.require(self.settings.controls)
         self.avatars.open(talker)
         _exercise(talker, self.avatars.listed()[0].identity)

@@ -6,11 +6,10 @@ from torch import Tensor, nn
 
 from engines.networks.decoder import DecoderSizes, SpadeDecoder
 from engines.networks.layers import SpectralConv2d, fold
+from engines.networks.published_graphs import spec
 from engines.networks.renderer_graph import EnrolGraph, Frames, RendererGraph, Sampling
 from engines.networks.warping import COMPRESSED, KEYPOINTS, WarpingModule, WarpSizes, WarpSource
-from engines.runtime.base import BATCH
-from export.examples import IDENTITIES
-from export.graphs import spec
+from engines.runtime.base import BATCH, IDENTITIES
 from export.onnx_file import Graph
 
 WARP = WarpSizes(channels=8, depth=4, encoder=(8, 8, 16, 16, 16), decoder=(16, 16, 8, 8, 8), features=16)

@@ -1,28 +1,35 @@
 """Exported files: parity with torch at several batches, facts inside, float16 structure, the commands around them."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from rich.console import Console
 
 torch = pytest.importorskip("torch", reason="the exporter needs PyTorch")
 
+from benchmarks.compute import compute  # noqa: E402
 from engines.networks.ddim import Ddim, DdimConfig  # noqa: E402
 from engines.networks.denoiser import Denoiser, DenoiserConfig  # noqa: E402
 from engines.networks.model import PublishedModel, random_model  # noqa: E402
 from engines.networks.window_graph import MOST_UNROLLED, StepGraph, WindowGraph  # noqa: E402
 from engines.runtime.base import fact  # noqa: E402
+from engines.runtime.onnxruntime import PROVIDERS  # noqa: E402
 from engines.runtime.opening import open_engine  # noqa: E402
 from engines.runtime.stepped import DONE  # noqa: E402
 from engines.types import EngineError, KDTalkerError  # noqa: E402
 from export import examples, half, parity, to_onnx  # noqa: E402
+from export import verify as verification  # noqa: E402
 from export.cli import export as export_command  # noqa: E402
 from export.cli import verify as verify_command  # noqa: E402
 from export.graphs import published, window_graph  # noqa: E402
-from export.onnx_file import FEWEST_PARAMETERS, Graph, check_size, share_initializers  # noqa: E402
+from export.onnx_file import FEWEST_PARAMETERS, Graph, check_size, share_initializers, write  # noqa: E402
+from export.verify import verify_file  # noqa: E402
 from tests.small_renderer import SmallRenderer  # noqa: E402
 
 FACTS = {"profile": "test", "weights": "random:0"}
@@ -77,7 +84,7 @@ def test_published_graphs_compute_what_torch_computes(graphs: dict[str, Graph], 
 
 def test_motion_extractor_is_exported_in_float32_alone(model: PublishedModel, tmp_path: Path) -> None:
     (graph,) = (graph for graph in published(model, steps=50) if graph.name == "motion_extractor")
-    written = assert_parity(graph, tmp_path, (1, 3))
+    written = assert_parity(graph, tmp_path)
     assert [path.name for path in written] == ["motion_extractor.onnx"]
 
 
@@ -284,6 +291,8 @@ def test_export_and_verify_commands(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "precision not verified" in shown
     found = json.loads((tmp_path / "found.json").read_text())
     assert {each["runtime"] for each in found} == {"onnxruntime", "torch"}
+    assert all(each["load_seconds"] > 0 and each["load_cpu_seconds"] > 0 for each in found)
+    assert json.loads((out / "embedded" / "window.parity.json").read_text())["load_cpu_seconds"] > 0
     assert all(each["passed"] is not False for each in found)
 
     model = onnx.load(out / "embedded" / "window.onnx")
@@ -318,3 +327,58 @@ def test_a_file_without_its_reference_fails_verification(tmp_path: Path, capsys:
     (tmp_path / "embedded" / "audio_encoder.reference.npz").unlink()
     assert verify_command([str(tmp_path)]) == 1
     assert "audio_encoder.reference.npz does not lie beside" in capsys.readouterr().out
+
+
+def test_nodes_on_another_provider_fail_verification(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A real session: the Azure provider takes none of our nodes, so all of them fall to the CPU."""
+    if "AzureExecutionProvider" not in onnxruntime.get_available_providers():
+        pytest.skip("this build of ONNX Runtime has no provider that leaves our nodes to the CPU")
+    export_command(["--out", str(tmp_path), "--profile", "embedded", "--weights", "random:1", "--batches", "1"])
+    files = sorted((tmp_path / "embedded").glob("*.onnx"))
+    assert {finding.passed for path in files for finding in verify_file(path, "cpu")} == {True, None}
+    monkeypatch.setitem(PROVIDERS, "azure", "AzureExecutionProvider")
+    for path in files:
+        (finding,) = verify_file(path, "azure")
+        assert finding.passed is False
+        assert re.fullmatch(r"\d+ nodes fell to CPUExecutionProvider \(\w+(, \w+)*\)", finding.note)
+    assert verification.run(tmp_path, "azure", None, None, Console(width=160)) == 1
+    assert f"{len(files)} of {len(files)} failed" in capsys.readouterr().out
+
+
+def test_pictures_come_and_go_as_bytes_by_casts_alone(tmp_path: Path) -> None:
+    """TensorRT takes nothing else of them."""
+    for graph in SmallRenderer().graphs("decomposed", "rgb"):
+        path = tmp_path / f"{graph.name}.onnx"
+        write(graph, path, FACTS)
+        model = onnx.load(path).graph
+        ends = {value.name for value in (*model.input, *model.output) if of_bytes(value)}
+        touching = [node for node in model.node if ends & {*node.input, *node.output}]
+        assert len(ends) == len(touching) == 1
+        assert touching[0].op_type == "Cast"
+
+
+def of_bytes(value: onnx.ValueInfoProto) -> bool:
+    return bool(value.type.tensor_type.elem_type == TensorProto.UINT8)
+
+
+def test_times_are_measured_by_network_runtime_precision_and_batch(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "compute.json"
+    options = ["--batches", "1,3", "--seconds", "0.01", "--only", "audio_encoder", "--out", str(out)]
+    assert compute(options) == 0
+    (one, three) = json.loads(out.read_text())["rows"]
+    assert (one["batch"], three["batch"]) == (1, 3)
+    for row in (one, three):
+        stated = {key: row[key] for key in ("profile", "network", "runtime", "precision")}
+        assert stated == {
+            "profile": "embedded",
+            "network": "audio_encoder",
+            "runtime": "onnxruntime",
+            "precision": "float32",
+        }
+        assert 0 < row["best"] <= row["p50"] <= row["p95"]
+        assert row["load_seconds"] > 0
+    assert "audio_encoder" in capsys.readouterr().out

@@ -1,6 +1,8 @@
 """The published profile behind the shared contracts: faces, renderer, talker, motion files and the command."""
 
+import copy
 import io
+import shutil
 from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
@@ -8,37 +10,65 @@ from pathlib import Path
 import av
 import cv2
 import numpy as np
+import onnx
 import pytest
 import torch
 from PIL import Image
 
 import kdtalker
 from engines.motion_file import MotionClip, load_motion, save_motion
+from engines.networks.checkpoints import save_normalisation
 from engines.networks.decoder import DecoderSizes, SpadeDecoder
+from engines.networks.denoiser import Denoiser, DenoiserConfig
 from engines.networks.layers import fold
 from engines.networks.model import PublishedModel, random_model, randomised
+from engines.networks.published_graphs import window
 from engines.networks.warping import WarpingModule, WarpSizes
+from engines.pipeline import Talker
 from engines.placing import PublishedPlacing, RelativePlacing
 from engines.profile import KDTALKER
-from engines.published import exact
 from engines.published.cropping import PasteBack
+from engines.published.networks import NORMALISATION, PublishedNetworks, open_networks, torch_networks
 from engines.published.talker import PublishedRenderer, find_face, published_talker
-from engines.types import EngineError, Identity, KDTalkerError, PortraitError
+from engines.runtime.stepped import SteppedWindow
+from engines.runtime.torch import TorchEngine
+from engines.types import EngineError, Identity, KDTalkerError, PortraitError, WeightsError
+from export import examples
+from export.graphs import published
+from export.onnx_file import write
 from tests.test_media import write_wav
 
 NARROW = DecoderSizes(features=16, hidden=8, middle=16, up=(16, 16))
 
 
 def narrow(model: PublishedModel) -> PublishedModel:
-    """The same model with a renderer of few channels, which a test can afford to run often."""
+    """The same model with a renderer and a denoiser of few channels, which a test can afford to run often."""
     torch.manual_seed(0)
+    denoiser = Denoiser(DenoiserConfig(48, layers=1, heads=4, time_width=16, audio_width=512, rotary=8)).eval()
     warping = fold(WarpingModule(WarpSizes(encoder=(8, 8, 8, 8, 8), decoder=(8, 8, 8, 8, 8), features=16)))
-    return replace(model, warping=warping, decoder=fold(randomised(SpadeDecoder(NARROW))), rows=2)
+    return replace(model, denoiser=denoiser, warping=warping, decoder=fold(randomised(SpadeDecoder(NARROW))))
 
 
 @pytest.fixture(scope="module")
 def model() -> PublishedModel:
     return narrow(random_model(0, "cpu"))
+
+
+@pytest.fixture
+def networks(model: PublishedModel) -> PublishedNetworks:
+    return replace(torch_networks(model), rows=2)
+
+
+@pytest.fixture(scope="module")
+def files_of(model: PublishedModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same networks as files for ONNX Runtime."""
+    folder = tmp_path_factory.mktemp("networks")
+    facts = {"profile": KDTALKER.name}
+    for graph in published(model):
+        if not graph.name.startswith("retargeting"):
+            write(graph, folder / f"{graph.name}.onnx", facts)
+    save_normalisation(folder / NORMALISATION, model.normalisation)
+    return folder
 
 
 def photo() -> bytes:
@@ -58,14 +88,17 @@ def moves(identity: Identity, count: int) -> np.ndarray:
     return np.asarray(identity.source + noise * [1, 60, 60, 60, *[1] * 66], np.float32)
 
 
-def test_a_batch_of_two_people_is_each_of_them_alone(model: PublishedModel) -> None:
-    renderer = PublishedRenderer(model, kept=1)  # so that the first has to be prepared again
+@pytest.mark.parametrize("identities", [2, 3])
+def test_a_batch_of_two_people_is_each_of_them_alone(
+    model: PublishedModel, networks: PublishedNetworks, identities: int
+) -> None:
+    renderer = PublishedRenderer(replace(networks, identities=identities))
     first, second = people(renderer)
     rows = moves(first, 3)
     mixed = renderer.render([first, second, first], rows)
     assert mixed.shape == (3, 512, 512, 3)
     assert np.abs(mixed[0].astype(int) - mixed[2]).max() > 1
-    one_by_one = PublishedRenderer(replace(model, rows=1))
+    one_by_one = PublishedRenderer(replace(torch_networks(model), rows=1))
     alone = one_by_one.render([first, first], rows[[0, 2]])
     assert np.abs(alone.astype(int) - mixed[[0, 2]]).max() <= 1
     out = np.empty((1, 512, 512, 3), np.uint8)
@@ -73,11 +106,88 @@ def test_a_batch_of_two_people_is_each_of_them_alone(model: PublishedModel) -> N
     assert np.abs(out[0].astype(int) - mixed[1]).max() <= 1
 
 
-def test_stitching_changes_the_picture(model: PublishedModel) -> None:
-    plain, stitched = PublishedRenderer(model), PublishedRenderer(model, stitch=True)
+def test_a_new_photo_takes_the_place_longest_unused(networks: PublishedNetworks) -> None:
+    renderer = PublishedRenderer(replace(networks, rows=1, identities=2))
+    first, second = people(renderer)
+    third = replace(first, digest="3" * 64)
+    row = moves(first, 1)
+    alone = renderer.render([first], row)
+    for identity in (second, first, third, second, third):
+        renderer.render([identity], row)
+    np.testing.assert_array_equal(renderer.render([third], row), alone)
+    np.testing.assert_array_equal(renderer.render([first], row), alone)
+
+
+def test_stitching_changes_the_picture(networks: PublishedNetworks) -> None:
+    plain = PublishedRenderer(networks)
     identity = people(plain)[0]
     rows = moves(identity, 1)
-    assert (plain.render([identity], rows) != stitched.render([identity], rows)).any()
+    before = plain.render([identity], rows)
+    assert (before != PublishedRenderer(networks, stitch=True).render([identity], rows)).any()
+
+
+def test_files_render_what_torch_renders(networks: PublishedNetworks, files_of: Path) -> None:
+    """Every network in ONNX Runtime, behind the same renderer and talker."""
+    sound = np.random.default_rng(4).normal(0, 0.1, 640 * 9).astype(np.float32)
+
+    opened = open_networks(files_of)
+    assert opened.renderer.runtime == "onnxruntime"
+    (talker, renderer), (other, others) = (published_talker(chosen, stitch=True) for chosen in (networks, opened))
+    identity, found = people(renderer)[0], people(others)[0]
+    np.testing.assert_allclose(found.source, identity.source, atol=1e-3)
+
+    def run(chosen: Talker) -> np.ndarray:
+        talk = chosen.begin(
+            identity, seed=5
+        )  # the same one: normalising magnifies the last digits of the photo's motion
+        ticks = [*chosen.listen(talk, sound), *chosen.finish(talk, 2)]
+        return np.stack([tick.motion for tick in ticks[:2]])
+
+    motions = run(talker)
+    np.testing.assert_allclose(run(other), motions, atol=1e-3)
+    expected = renderer.render([identity, identity], motions)
+    gap = np.abs(others.render([found, found], motions).astype(int) - expected)
+    assert expected.std() > 5
+    assert gap.max() <= 2
+    assert (gap > 0).mean() < 0.01
+
+
+def test_a_published_call_meets_no_size_that_was_not_prepared(files_of: Path) -> None:
+    networks = open_networks(files_of)
+    talker, renderer = published_talker(networks, stitch=True)
+    talker.warm()
+    identity = people(renderer)[0]
+    talk = talker.begin(identity)
+    ticks = [tick for _ in range(10) for tick in talker.listen(talk, np.zeros(640, np.float32))]
+    assert ticks
+    renderer.render([identity], ticks[0].motion[None])
+    engines = (networks.audio_encoder, talker.sampler.engine, networks.motion_extractor, networks.enrolment)
+    assert [engine.unprepared for engine in (*engines, networks.renderer, networks.stitching)] == [0] * 6
+
+
+def test_files_that_do_not_belong_together_are_refused(files_of: Path, tmp_path: Path) -> None:
+    for path in files_of.iterdir():
+        (tmp_path / path.name).symlink_to(path)
+    renderer = onnx.load(files_of / "renderer.onnx")
+    for entry in renderer.metadata_props:
+        if entry.key == "sampling":
+            entry.value = '"native"'
+    (tmp_path / "renderer.onnx").unlink()
+    onnx.save(renderer, tmp_path / "renderer.onnx")
+    with pytest.raises(WeightsError, match="come from different exports and do not fit together"):
+        open_networks(tmp_path)
+    (tmp_path / "renderer.onnx").unlink()
+    with pytest.raises(WeightsError, match="no file of the network 'renderer'; `kdtalker export --out` writes it"):
+        open_networks(tmp_path)
+    shutil.copy(files_of / "step.onnx", tmp_path / "renderer.onnx")
+    with pytest.raises(WeightsError, match="states network 'step' and 'renderer' is needed"):
+        open_networks(tmp_path)
+    opened = open_networks(files_of)
+    assert isinstance(opened.window(50), SteppedWindow)  # the original's routine, by any runtime
+    with pytest.raises(WeightsError, match="states steps '10' and '12' is needed"):
+        opened.window(12)
+    with pytest.raises(WeightsError, match="holds no file of the network 'enrolment'"):
+        open_networks(tmp_path / "none")
 
 
 def test_half_precision_renderer_shows_the_same_picture() -> None:
@@ -97,27 +207,27 @@ def test_half_precision_renderer_shows_the_same_picture() -> None:
     assert 0 < (full - rough.float()).abs().max() < 0.01
 
 
-def test_half_precision_on_a_cpu_rounds_the_weights(model: PublishedModel) -> None:
+def test_half_precision_on_a_cpu_rounds_the_weights() -> None:
     half = random_model(0, "cpu", "float16")
     for name, rounded in (("appearance", True), ("decoder", True), ("motion_extractor", False)):
         weights = torch.cat([parameter.flatten() for parameter in getattr(half, name).parameters()])
         assert weights.dtype == torch.float32
         assert torch.equal(weights, weights.half().float()) is rounded
-    assert half.precision == torch.float32
+    assert half.half is None
 
 
 def test_half_precision_samples_the_same_motion(model: PublishedModel) -> None:
-    generator = np.random.default_rng(3)
-    shapes = {"tokens": (1, 2, 70), "sound": (1, 16, 512), "noise": (1, 16, 70)}
-    inputs = {name: generator.standard_normal(shape, np.float32) for name, shape in shapes.items()}
-    full = model.sample(exact.DdimConfig(steps=5), **inputs)
-    rough = replace(model, precision=torch.float16).sample(exact.DdimConfig(steps=5), **inputs)
-    assert rough.dtype == np.float32
-    assert 0 < np.abs(full - rough).max() < 0.02 * np.abs(full).max()
+    network = window(model, 5, 16)
+    arrays = examples.draw(network.inputs, 1)
+    full = TorchEngine(*network).run(**arrays)["motion"]
+    rough = TorchEngine(*window(replace(model, denoiser=copy.deepcopy(model.denoiser)), 5, 16), half=torch.float16)
+    halved = rough.run(**arrays)["motion"]
+    assert halved.dtype == np.float32
+    assert 0 < np.abs(full - halved).max() < 0.02 * np.abs(full).max()
 
 
-def test_the_stream_equals_the_whole_sound(model: PublishedModel) -> None:
-    talker, renderer = published_talker(model)
+def test_the_stream_equals_the_whole_sound(networks: PublishedNetworks) -> None:
+    talker, renderer = published_talker(networks)
     identity = people(renderer)[0]
     sound = np.random.default_rng(4).normal(0, 0.1, 640 * 10 + 300).astype(np.float32)
 
@@ -191,8 +301,8 @@ def test_motion_files_keep_what_they_are_given(tmp_path: Path) -> None:
         save_motion(tmp_path / "missing" / "motion", loaded)
 
 
-def test_replayed_motion_is_the_new_photos_own(model: PublishedModel) -> None:
-    first, second = people(PublishedRenderer(model))
+def test_replayed_motion_is_the_new_photos_own(model: PublishedModel, networks: PublishedNetworks) -> None:
+    first, second = people(PublishedRenderer(networks))
     rows = moves(first, 3)
     relative = PublishedPlacing(model.normalisation, relative=True).transfer(second.source, rows, first.source)
     np.testing.assert_allclose(relative[0, [0, 1, 2, 3, 4, 5]], second.source[:6], atol=1e-3)

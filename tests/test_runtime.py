@@ -24,7 +24,8 @@ from engines.runtime.onnxruntime import OnnxRuntimeEngine
 from engines.runtime.opening import open_engine
 from engines.runtime.stepped import SteppedWindow
 from engines.runtime.torch import TorchEngine, fill_rows, save_program
-from engines.types import EngineError, WeightsError
+from engines.talkers import open_talker
+from engines.types import EngineError, Identity, WeightsError
 from export import examples
 from export.graphs import window_graph
 from export.onnx_file import Graph, write
@@ -299,6 +300,19 @@ def test_threads_share_an_engine(small_window: tuple[Graph, Path]) -> None:
         together = list(pool.map(lambda arrays: engine.run(**arrays)["motion"], drawn))
     for one, other in zip(alone, together, strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+def test_a_call_meets_no_size_that_was_not_prepared() -> None:
+    talker = open_talker()
+    talker.warm()
+    identity = Identity("embedded", "0" * 64, *(np.zeros(shape, np.float32) for shape in ((21, 3), 70, (512, 512, 3))))
+    for tick in (640, 960, 6400):  # even where sound comes in larger pieces
+        talk = talker.begin(identity)
+        motions = [motion for _ in range(0, 16000, tick) for motion in talker.listen(talk, np.zeros(tick, np.float32))]
+        assert len(motions + talker.finish(talk, 26)) > 20
+    assert (talker.encoder.unprepared, talker.sampler.engine.unprepared) == (0, 0)
+    talker.encoder.run(mel=np.zeros((3, *talker.mel_shape), np.float32))
+    assert talker.encoder.unprepared == 1
 
 
 def test_every_node_runs_where_it_was_asked_to(small_window: tuple[Graph, Path]) -> None:

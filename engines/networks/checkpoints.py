@@ -245,3 +245,17 @@ def normalisation(arrays: Mapping[str, Any]) -> Normalisation:
         joined(NORM_CANONICAL, "mean"),
         joined(NORM_CANONICAL, "std"),
     )
+
+
+def save_normalisation(path: Path, statistics: Normalisation) -> None:
+    """Write statistics as `load_normalisation` reads them."""
+    arrays: dict[str, Any] = {}
+    for kind, values, canonical in (
+        ("mean", statistics.mean, statistics.canonical_mean),
+        ("std", statistics.std, statistics.canonical_std),
+    ):
+        borders = np.cumsum(list(NORM_PARTS.values()))[:-1]
+        arrays |= {f"{name}_{kind}": part for name, part in zip(NORM_PARTS, np.split(values, borders), strict=True)}
+        arrays |= {f"{name}_{kind}": canonical for name in NORM_CANONICAL}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.savez(path, allow_pickle=False, **arrays)

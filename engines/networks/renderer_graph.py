@@ -44,8 +44,9 @@ class EnrolGraph(nn.Module):
         self.appearance, self.warping, self.sampling = appearance, warping.dense_motion_network, sampling
 
     def forward(self, picture: Tensor, keypoints: Tensor) -> dict[str, Tensor]:
-        volume = self.appearance(picture.permute(0, 3, 1, 2).float() / 255)
-        compressed = F.relu(self.warping.norm(self.warping.compress(volume)))
+        # A cast before all else: of bytes TensorRT takes nothing but that.
+        volume = self.appearance(picture.float().permute(0, 3, 1, 2) / 255).float()
+        compressed = F.relu(self.warping.norm(self.warping.compress(volume))).float()
         axes = _axes(volume)
         still = move(compressed, torch.zeros_like(keypoints[:, :1]), axes)[:, 0]
         gaussians = _heatmaps(keypoints, axes)

@@ -1,7 +1,7 @@
 """KDTalker's own offline routine (arXiv 2503.12963): whole clips in 64-frame windows, smoothed at the end.
 
-It pads the last window with the clip's beginning and smooths over the whole clip, so it cannot stream. It is here to
-be equal to the original; live and default rendering use `engines.sampler`.
+The sampler without context and look-ahead. The last window is padded with the clip's beginning and the whole clip is
+smoothed, so it cannot stream; it is here to be equal to the original.
 """
 
 from __future__ import annotations
@@ -11,14 +11,16 @@ from collections.abc import Callable
 import numpy as np
 
 from engines.audio import log_mel, mel_windows
-from engines.networks.ddim import DdimConfig
-from engines.networks.model import PublishedModel
-from engines.profile import KDTALKER
+from engines.motion import Normalisation
+from engines.profile import KDTALKER, WindowPlan
 from engines.published.kalman import smoothed
+from engines.published.networks import PublishedNetworks
+from engines.runtime.base import Engine
+from engines.sampler import Sampler
 from engines.types import MOTION_WIDTH, SPEECH_SAMPLES, FloatArray, Identity
 
 WINDOW = 64  # frames, the length the denoiser was trained on
-STEPS = DdimConfig(steps=50)
+STEPS = 50
 
 Noise = Callable[[int], FloatArray]
 
@@ -32,15 +34,16 @@ def seeded_noise(seed: int) -> Noise:
     return noise
 
 
-def clip_features(model: PublishedModel, pcm: FloatArray) -> FloatArray:
+def clip_features(encoder: Engine, pcm: FloatArray) -> FloatArray:
     """Sound f32 (samples,) at 16 kHz -> features (T, 512), T = samples // 640; what exceeds T frames is cut."""
     frames = len(pcm) // SPEECH_SAMPLES
     windows = mel_windows(log_mel(pcm[: frames * SPEECH_SAMPLES]), KDTALKER.mel, frames)
-    return np.concatenate([model.encode(windows[start : start + WINDOW]) for start in range(0, frames, WINDOW)])
+    parts = [windows[start : start + WINDOW] for start in range(0, frames, WINDOW)]
+    return np.concatenate([encoder.run(mel=part)["feature"] for part in parts])
 
 
 def sample_clip(
-    model: PublishedModel, identity: Identity, features: FloatArray, noise: Noise, loop: DdimConfig = STEPS
+    window: Engine, normalisation: Normalisation, identity: Identity, features: FloatArray, noise: Noise
 ) -> FloatArray:
     """Features (T, 512) -> normalised, unsmoothed motion (T', 70), T' the next multiple of 64.
 
@@ -49,15 +52,17 @@ def sample_clip(
     """
     frames = len(features)
     padded = features[np.arange(-(-frames // WINDOW) * WINDOW) % frames]
-    canonical = model.normalisation.canonical_token(identity.canonical)
-    reference = model.normalisation.normalise(identity.source)
-    windows = []
-    for number, sound in enumerate(padded.reshape(-1, WINDOW, padded.shape[1])):
-        tokens = np.stack([canonical, reference])
-        window = model.sample(loop, tokens=tokens[None], sound=sound[None], noise=noise(number)[None])[0]
-        reference = window[-1]
-        windows.append(window)
-    return np.concatenate(windows)
+    canonical = normalisation.canonical_token(identity.canonical)
+    reference = normalisation.normalise(identity.source)
+    ones = np.ones(MOTION_WIDTH, np.float32)
+    plan = WindowPlan(committed=0, new=WINDOW, lookahead=0)
+    sampler = Sampler(window, plan, ones, ones, noise=lambda _, first, count: noise(first // count))
+    state = sampler.from_photo(canonical, reference, seed=0)
+    motions = []
+    for sound in padded.reshape(-1, 1, WINDOW, padded.shape[1]):
+        motion, (state,) = sampler.advance([state], sound)
+        motions.append(motion[0])
+    return np.concatenate(motions)
 
 
 def smooth_clip(clip: FloatArray) -> FloatArray:
@@ -65,8 +70,9 @@ def smooth_clip(clip: FloatArray) -> FloatArray:
     return np.concatenate([clip[:, :1], smoothed(clip[:, 1:])], axis=1)
 
 
-def clip_motion(model: PublishedModel, identity: Identity, pcm: FloatArray, seed: int = 0) -> FloatArray:
+def clip_motion(networks: PublishedNetworks, identity: Identity, pcm: FloatArray, seed: int = 0) -> FloatArray:
     """Sound of one clip -> predicted motion (T, 70) in physical units, smoothed, not yet placed on the photo."""
-    features = clip_features(model, pcm)
-    windows = sample_clip(model, identity, features, seeded_noise(seed))
-    return smooth_clip(model.normalisation.denormalise(windows[: len(features)]))
+    features = clip_features(networks.audio_encoder, pcm)
+    normalisation = networks.normalisation
+    clip = sample_clip(networks.window(STEPS), normalisation, identity, features, seeded_noise(seed))
+    return smooth_clip(normalisation.denormalise(clip[: len(features)]))

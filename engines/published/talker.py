@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
 
 from engines import motion
-from engines.networks.audio_encoder import AUDIO_WIDTH
-from engines.networks.ddim import DdimConfig
-from engines.networks.model import PublishedModel
-from engines.networks.warping import WarpSource
 from engines.pipeline import Talker
 from engines.placing import PublishedPlacing, as_predicted
 from engines.portrait import checks
@@ -23,14 +19,12 @@ from engines.portrait.photo import read_photo
 from engines.portrait.prepare import digest_of, face_height, faces
 from engines.profile import KDTALKER
 from engines.published import cropping
-from engines.runtime.base import BATCH, TensorSpec
-from engines.runtime.torch import TorchEngine
+from engines.published.networks import STEPS, PublishedNetworks
+from engines.runtime.base import IDENTITIES
 from engines.sampler import Sampler
 from engines.types import FRAME_SIZE, MOTION_WIDTH, ByteArray, FloatArray, Identity, Portrait
 
-STREAMING = DdimConfig(steps=10)  # of one window; `engines.published.exact` takes the original's 50
-KEPT_SOURCES = 4  # 14 MB each
-VOLUME = "volume"
+SOURCE = "source"  # keypoints of the photo; the other tables are named by the engine that makes them
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,17 +59,34 @@ def find_face(photo: bytes, *, upright: bool = False) -> Face:
 
 
 class PublishedRenderer:
-    """Warping and decoder behind the renderer's contract.
+    """The renderer's contract over engines that enrol photos and render from tables of them.
 
-    `stitch` corrects keypoints so that the picture's border stays put. `kept`: photos whose tables stay on the device.
+    The tables of the engine that renders are this renderer's alone. `stitch` corrects keypoints so that the picture's
+    border stays put. One call at a time: the tables must not change
+    under a running network, and a GPU takes one call at a time anyway.
     """
 
-    def __init__(self, model: PublishedModel, *, stitch: bool = False, kept: int = KEPT_SOURCES) -> None:
-        self._model = model
-        self._stitch = stitch
-        self._kept = kept
-        self._sources: OrderedDict[str, tuple[FloatArray, WarpSource]] = OrderedDict()
+    def __init__(self, networks: PublishedNetworks, *, stitch: bool = False) -> None:
+        self._networks, self._stitch = networks, stitch
+        engine = networks.renderer
+        empty = {
+            spec.name: np.zeros(spec.sized({IDENTITIES: networks.identities}), spec.dtype)
+            for spec in engine.inputs
+            if spec.shape[0] == IDENTITIES
+        }
+        engine.hold(**empty)
+        self._tables = tuple(empty)
+        self._rows: OrderedDict[str, int] = OrderedDict()  # of the tables, by photo, the longest unused first
         self._lock = threading.Lock()
+
+    def warm(self, batches: Iterable[int]) -> None:
+        """Prepare calls of so many frames, and enrolling."""
+        for engine in (self._networks.motion_extractor, self._networks.enrolment):
+            engine.warm([1])
+        sizes = sorted({min(batch, self._networks.rows) for batch in batches})
+        self._networks.renderer.warm(sizes)
+        if self._stitch:
+            self._networks.stitching.warm(sizes)
 
     def enrol(self, portrait: Portrait) -> Identity:
         """KDTalker's crop out of the portrait's, which holds it with room to spare."""
@@ -88,39 +99,49 @@ class PublishedRenderer:
         `exact` shrinks it as the original does, which lets fine patterns alias; otherwise areas are averaged.
         """
         method = cv2.INTER_LINEAR if exact or min(face.shape[:2]) < cropping.NETWORK_SIDE else cv2.INTER_AREA
-        small = _resized(face, cropping.NETWORK_SIDE, method)
-        canonical, source = self._model.read_motion(small)
-        volume = self._model.read_appearance(small)
+        picture = _resized(face, cropping.NETWORK_SIDE, method)[None]
+        read = self._networks.motion_extractor.run(picture=picture)
+        canonical, source = read["canonical"][0], read["motion"][0]
+        keypoints = motion.keypoints(canonical, as_predicted(source, source[None]))
+        enrolled = self._networks.enrolment.run(picture=picture, keypoints=keypoints)
+        tables = {SOURCE: keypoints[0]} | {name: table[0] for name, table in enrolled.items()}
         crop = _resized(face, FRAME_SIZE, cv2.INTER_LINEAR)
-        return Identity(KDTALKER.name, digest, canonical, source, crop, {VOLUME: volume})
+        return Identity(KDTALKER.name, digest, canonical, source, crop, tables)
 
     def render(self, identities: Sequence[Identity], motions: FloatArray, out: ByteArray | None = None) -> ByteArray:
         frames = np.empty((len(motions), FRAME_SIZE, FRAME_SIZE, 3), np.uint8) if out is None else out
-        rows: dict[str, list[int]] = {}
-        for row, identity in enumerate(identities):
-            rows.setdefault(identity.digest, []).append(row)
-        for numbers in rows.values():
-            identity = identities[numbers[0]]
-            keypoints, source = self._source(identity)
-            driving = motion.keypoints(identity.canonical, motions[numbers])
-            if self._stitch:
-                driving = self._model.stitch(keypoints, driving)
-            frames[numbers] = self._model.frames(source, driving)
+        for start in range(0, len(motions), self._networks.rows):
+            part = slice(start, start + self._networks.rows)
+            driving = self._driving(identities[part], motions[part])
+            with self._lock:
+                rows = np.array([self._row(identity) for identity in identities[part]])
+                self._networks.renderer.run({"frames": frames[part]}, keypoints=driving, rows=rows)
         return frames
 
-    def _source(self, identity: Identity) -> tuple[FloatArray, WarpSource]:
-        """Keypoints and tables of a photo, on the device."""
-        with self._lock:
-            kept = self._sources.get(identity.digest)
-            if kept is None:
-                placed = as_predicted(identity.source, identity.source[None])
-                keypoints = motion.keypoints(identity.canonical, placed)[0]
-                kept = (keypoints, self._model.prepare(identity.tables[VOLUME], keypoints))
-                self._sources[identity.digest] = kept
-                if len(self._sources) > self._kept:
-                    self._sources.popitem(last=False)
-            self._sources.move_to_end(identity.digest)
-            return kept
+    def _driving(self, identities: Sequence[Identity], motions: FloatArray) -> FloatArray:
+        """Keypoints (N, 21, 3) of N motions."""
+        driving = np.concatenate(
+            [motion.keypoints(identity.canonical, row[None]) for identity, row in zip(identities, motions, strict=True)]
+        )
+        if not self._stitch:
+            return driving
+        source = np.stack([identity.tables[SOURCE] for identity in identities])
+        return self._networks.stitching.run(source=source, keypoints=driving)["stitched"]
+
+    def _row(self, identity: Identity) -> int:
+        """Where a photo lies in the tables; put there, over the one longest unused, if it is not.
+
+        A call has no more photos than the tables have rows, so none of its own is overwritten.
+        """
+        row = self._rows.get(identity.digest)
+        if row is None:
+            row = len(self._rows)
+            if row == self._networks.identities:
+                _, row = self._rows.popitem(last=False)
+            self._networks.renderer.put(row, **{name: identity.tables[name] for name in self._tables})
+            self._rows[identity.digest] = row
+        self._rows.move_to_end(identity.digest)
+        return row
 
 
 def _resized(picture: ByteArray, side: int, method: int) -> ByteArray:
@@ -128,38 +149,21 @@ def _resized(picture: ByteArray, side: int, method: int) -> ByteArray:
 
 
 def published_talker(
-    model: PublishedModel, *, relative: bool = False, stitch: bool = False
+    networks: PublishedNetworks,
+    *,
+    relative: bool = False,
+    stitch: bool = False,
+    hop: int | None = None,
+    guidance: float = 1.0,
+    temperature: float = 1.0,
 ) -> tuple[Talker, PublishedRenderer]:
-    """The shared pipeline over the published networks, sampled in short windows, and its renderer."""
-    plan, device = KDTALKER.window, str(model.device)
-    frames = _tensor("motion", BATCH, plan.length, MOTION_WIDTH)
-    encoder = TorchEngine(
-        "audio_encoder",
-        model.audio_encoder,
-        [_tensor("mel", BATCH, 80, KDTALKER.mel.columns)],
-        [_tensor("feature", BATCH, AUDIO_WIDTH)],
-        device=device,
-    )
-    window = TorchEngine(
-        "window",
-        model.sampler(STREAMING),
-        [
-            _tensor("tokens", BATCH, 2, MOTION_WIDTH),
-            _tensor("sound", BATCH, plan.length, AUDIO_WIDTH),
-            replace(frames, name="noise"),
-            replace(frames, name="committed"),
-            _tensor("mask", BATCH, plan.length),
-            _tensor("guidance", MOTION_WIDTH),
-            _tensor("temperature", MOTION_WIDTH),
-        ],
-        [frames],
-        device=device,
-    )
+    """The shared pipeline over the published networks, sampled in short windows, and its renderer.
+
+    `guidance` and `temperature` other than 1 are no part of the original; the first needs guided networks.
+    """
+    profile = KDTALKER if hop is None else KDTALKER.with_hop(hop)
     ones = np.ones(MOTION_WIDTH, np.float32)
-    placing = PublishedPlacing(model.normalisation, relative)
-    renderer = PublishedRenderer(model, stitch=stitch)
-    return Talker(KDTALKER, placing, encoder, Sampler(window, plan, ones, ones), renderer), renderer
-
-
-def _tensor(name: str, *shape: int | str) -> TensorSpec:
-    return TensorSpec(name, np.dtype(np.float32), shape)
+    sampler = Sampler(networks.window(STEPS), profile.window, guidance * ones, temperature * ones)
+    renderer = PublishedRenderer(networks, stitch=stitch)
+    placing = PublishedPlacing(networks.normalisation, relative)
+    return Talker(profile, placing, networks.audio_encoder, sampler, renderer), renderer

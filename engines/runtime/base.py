@@ -18,6 +18,7 @@ from engines.types import EngineError, WeightsError
 
 Array = NDArray[Any]
 BATCH = "batch"  # the free size that every graph has
+IDENTITIES = "identities"  # the free size of tables of enrolled photos
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +60,11 @@ class Engine(Protocol):
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     metadata: Mapping[str, str]
-    unprepared: int  # calls so far at sizes that `warm` had not prepared
+
+    @property
+    def unprepared(self) -> int:
+        """Calls so far at sizes that `warm` had not prepared."""
+        ...
 
     def run(self, out: Mapping[str, Array] | None = None, /, **arrays: Array) -> dict[str, Array]:
         """Run once. `out` names arrays to write results into; the others are new and the caller's own.

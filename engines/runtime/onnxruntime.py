@@ -138,11 +138,11 @@ class OnnxRuntimeEngine:
             self._bindings.setdefault(_key(whole), []).append(self._bind(whole))
             self.run(**example_inputs(self._free(), found))
 
-    def assignment(self) -> Counter[str]:
-        """How many nodes of the graph each execution provider runs."""
-        nodes: Counter[str] = Counter()
+    def assignment(self) -> dict[str, Counter[str]]:
+        """How many nodes of which operator each execution provider runs."""
+        nodes: dict[str, Counter[str]] = {}
         for part in self._session.get_provider_graph_assignment_info():
-            nodes[part.ep_name] += len(part.get_nodes())
+            nodes.setdefault(part.ep_name, Counter()).update(node.op_type for node in part.get_nodes())
         return nodes
 
     def close(self) -> None:

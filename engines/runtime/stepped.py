@@ -28,7 +28,7 @@ class SteppedWindow:
         self.metadata: Mapping[str, str] = engine.metadata
         self.inputs = tuple(spec for spec in engine.inputs if spec.name not in OWN)
         (following,) = engine.outputs
-        self.outputs = (TensorSpec("motion", following.dtype, following.shape),)
+        self.outputs: tuple[TensorSpec, ...] = (TensorSpec("motion", following.dtype, following.shape),)
         chosen = list(steps if steps is not None else fact(engine.metadata, "timesteps") or ())
         if not chosen:
             raise WeightsError(f"{engine.name} does not state its diffusion steps; name them")

@@ -7,7 +7,7 @@ photo, lids painted in before; then the mouth as layers over an interior. NumPy 
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import cv2
 import numpy as np
@@ -38,6 +38,9 @@ class MeshWarp:
         self._nodes = identity_map(PICTURE.columns, PICTURE.rows)
         self._pixels = SUPERSAMPLING * identity_map(FRAME_SIZE, FRAME_SIZE)
         self._scratch = threading.local()
+
+    def warm(self, batches: Iterable[int]) -> None:
+        """Nothing here is prepared by size."""
 
     def enrol(self, portrait: Portrait) -> Identity:
         """Prepare a portrait, once per photo."""
