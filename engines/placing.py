@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from engines import motion
 from engines.controls import AMPLITUDES, DEFAULT, EVERYTHING, Effect, Offer, steady
+from engines.gaze import Gaze
 from engines.life import LifeModel, LifeState
 from engines.motion import Limits, Normalisation
 from engines.types import KEYPOINTS, FloatArray, Identity
@@ -71,6 +72,7 @@ class RelativePlacing:
     limits: Limits
     mouth: NDArray[np.bool_]
     emotions: FloatArray
+    gaze: Gaze
     offer: Offer = EVERYTHING
 
     def begin(self, seed: int) -> LifeState:
@@ -99,7 +101,8 @@ class RelativePlacing:
         )
         alive = self.life.apply(amplified(clip, effect, self.mouth), moves)
         alive[:, motion.EXPRESSION] += effect.emotions @ self.emotions
-        return motion.onto_photo(source, alive, self.limits), state
+        placed = motion.onto_photo(source, alive, self.limits)
+        return self.gaze.held(source, placed, effect.gaze), state
 
     def transfer(self, source: FloatArray, placed: FloatArray, made_on: FloatArray) -> FloatArray:
         change = placed.copy()
