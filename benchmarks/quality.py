@@ -39,7 +39,7 @@ from training.generate import Encode, sampler_of, torch_encoder
 
 Row = dict[str, Any]
 HOPS = (1, 2, 3, 4, 6, 8, 12, 16)
-BLENDS = (0.0, 0.1, 0.2, 0.3)
+BLENDS = ((0.0, 0.0), (0.2, 0.0), (0.4, 0.0), (0.2, 0.7), (0.4, 0.7), (0.6, 0.7))  # and their fading
 STEPS = (1, 2, 3, 4, 6, 10)
 FROM_THREE = 3  # steps from which the second order differs from the first
 
@@ -92,16 +92,17 @@ def context_rows(variants: Variants, clips: Clips, seeds: Sequence[int]) -> Iter
     """How committed frames are shown: with their own fixed noise, with the noise their prediction implies, clean."""
     plan = EMBEDDED.window
     fixed, clean = variants.engine(), variants.engine(context_time=0)
-    for blend in BLENDS:
-        measured = clips.measure(replace(streaming(fixed), blend=blend), seeds)
-        yield {"context": "fixed noise", "blend": blend, **asdict(measured)}
+    usual = streaming(fixed)
+    for blend, fade in BLENDS:
+        measured = clips.measure(replace(streaming(fixed), blend=blend, fade=fade), seeds)
+        yield {"context": "fixed noise", "blend": blend, "fade": fade, **asdict(measured)}
     for name, engine in (("implied noise", None), ("clean", clean)):
-        for blend in (0.0, Sampler.blend):
+        for blend in (0.0, usual.blend):
             runs = []
             for seed in seeds:  # an engine that follows its calls serves one run
                 window = engine or ImpliedNoise(variants.loop_of(), plan)
                 runs.append(clips.measure(replace(streaming(window), blend=blend), [seed]))
-            yield {"context": name, "blend": blend, **asdict(_mean(runs))}
+            yield {"context": name, "blend": blend, "fade": usual.fade, **asdict(_mean(runs))}
 
 
 def _mean(runs: Sequence[Quality]) -> Quality:
@@ -153,7 +154,8 @@ def embedded_tables(options: argparse.Namespace) -> Iterator[tuple[str, list[Row
     """The tables of the embedded profile, by title, one after the other."""
     if options.checkpoint is not None and not options.checkpoint.is_file():
         raise KDTalkerError(f"There is no checkpoint {options.checkpoint}; `kdtalker train motion` writes one.")
-    yield "hops", list(hop_rows(options.networks, options.hops, options.seeds))
+    if options.hops:
+        yield "hops", list(hop_rows(options.networks, options.hops, options.seeds))
     if options.checkpoint is not None:
         with tempfile.TemporaryDirectory() as folder:
             variants = Variants(options.checkpoint, Path(folder))
@@ -195,4 +197,4 @@ def quality(argv: list[str]) -> int:
 
 
 def _numbers(text: str) -> list[int]:
-    return [int(number) for number in text.split(",")]
+    return [int(number) for number in text.split(",") if number]

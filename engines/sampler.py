@@ -72,16 +72,18 @@ class Sampler:
     """A window graph with its plan; holds no caller's state.
 
     `guidance`, `temperature` f32 (70,): audio guidance and noise temperature of every number. `blend`: share of the
-    last window's look-ahead in the first new frames, which takes the jump out of the seam. `limit`: deviations beyond
-    which the network was never trained; what goes there is held a little below until it has come back by itself, so
-    that a call cannot leave the training range and does not flicker at its border. None: no limit.
+    last window's look-ahead in the first new frame, which takes the jump out of the seam; frames after it are moved
+    along, each by `fade` of the one before, so that the jump does not turn up one frame later. `limit`: deviations
+    beyond which the network was never trained; what goes there is held a little below until it has come back by itself,
+    so that a call cannot leave the training range and does not flicker at its border. None: no limit.
     """
 
     engine: Engine
     plan: WindowPlan
     guidance: FloatArray
     temperature: FloatArray
-    blend: float = 0.2
+    blend: float = 0.4
+    fade: float = 0.7
     limit: float | None = None
     noise: Noise = tick_noise
 
@@ -134,10 +136,12 @@ class Sampler:
         mask = np.zeros((rows, plan.length), np.float32)
         mask[:, : plan.committed] = 1.0
         motion = self._window(tokens=tokens, sound=sound, noise=noise, committed=committed, mask=mask)
-        new, ahead = np.split(motion[:, plan.committed :], [plan.new], axis=1)
-        seam = min(plan.lookahead, plan.new)
-        expected = np.stack([state.ahead[:seam] for state in states])
-        new[:, :seam] += self.blend * (expected - new[:, :seam])
+        made = motion[:, plan.committed :]
+        if plan.lookahead:
+            expected = np.stack([state.ahead[:1] for state in states])
+            fading = self.fade ** np.arange(plan.new + plan.lookahead, dtype=np.float32)
+            made = made + self.blend * fading[:, None] * (expected - made[:, :1])
+        new, ahead = np.split(made, [plan.new], axis=1)
         following = []
         for row, state in enumerate(states):
             held = state.held if self.limit is None else hold(new[row], state.held, self.limit)
