@@ -200,6 +200,39 @@ def test_whatever_a_microphone_sends_a_tick_is_a_tick(data: some.DataObject) -> 
         now += 0.04
 
 
+frames = some.one_of(
+    some.binary(max_size=200),
+    some.integers(0, 32_768).map(lambda count: b"\xff\x7f\x00\x80" * (count // 2)),
+    some.just(bytes(640)),
+)
+
+
+@pytest.mark.parametrize("rate", [16_000, 44_100])
+async def test_whatever_sound_is_pushed_the_call_goes_on(server: LiveServer, quiet: None, rate: int) -> None:
+    pushed: list[bytes] = []
+
+    @given(frame=frames)
+    @settings(unhurried, max_examples=150)
+    def collect(frame: bytes) -> None:
+        pushed.append(frame)
+
+    collect()
+    async with Peer(server.url) as peer:
+        await peer.pictures(1, within=60)
+        address = server.url.replace("http", "ws") + f"{peer.location}/audio?rate={rate}"
+        async with connect(address) as channel:
+            assert json.loads(await channel.recv())["type"] == "state"
+            for frame in pushed:
+                await channel.send(frame)
+            await channel.send('{"type": "pose"}')
+            refused = 0
+            async with asyncio.timeout(60):
+                while json.loads(await channel.recv())["type"] == "error":
+                    refused += 1
+            assert refused == sum(len(frame) % 2 for frame in pushed)
+        await peer.pictures(5, within=60)
+
+
 # Messages
 
 values = some.recursive(
