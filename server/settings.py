@@ -70,6 +70,8 @@ class Settings(BaseSettings):
     log_level: str = Field("info", pattern="^(debug|info|warning|error)$")
     log_format: str = Field("text", pattern="^(text|json)$")
     profile: str = "embedded"
+    weights: str | None = None
+    """Folder that `kdtalker train --videos` wrote, or published weights; default: the profile's own."""
     cache: Path = Field(default_factory=cache_folder)
 
     tls_cert: Path | None = None

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -78,6 +79,11 @@ def rate_at(step: int, plan: Plan) -> float:
     if step < plan.warm_up:
         return plan.rate * (step + 1) / plan.warm_up
     return plan.rate * 0.5 * (1 + math.cos(math.pi * (step - plan.warm_up) / max(1, plan.steps - plan.warm_up)))
+
+
+def products(device: torch.device, half: bool) -> AbstractContextManager[None]:
+    """Where matrix products are in bfloat16, if `half`."""
+    return torch.autocast(device.type, torch.bfloat16) if half else nullcontext()
 
 
 def weights_of(model: nn.Module) -> dict[str, Tensor]:

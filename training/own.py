@@ -38,6 +38,8 @@ from training.metrics import lip_score
 from training.offset import Offset, in_step, offset_of
 from training.plots import plot_lips, plot_training
 from training.shapes import Shape, mirror_of, shapes_of
+from training.sync_table import measure
+from training.syncnet import load_syncnet
 from training.team import Team, open_team
 from training.tracks import REPOSITORY, Clip
 from training.train import Recipe, train
@@ -234,7 +236,23 @@ def _show_lips(figures: dict[str, Any], console: Console) -> None:
     console.print(table)
 
 
-def train_embedded(clips: list[Clip], options: argparse.Namespace, team: Team, console: Console) -> None:
+def _measure_sync(found: list[Film], clips: list[Clip], options: argparse.Namespace, console: Console) -> Any:
+    """LSE-D and LSE-C of validation films."""
+    network = load_syncnet(options.syncnet)
+    names = {(clip.person, clip.name.partition(", ")[0]) for clip in clips if clip.split == "val"}
+    chosen = [(f.path, f.track) for f in found if f.track is not None and (f.person, f.path.stem) in names]
+    figures = measure(network, chosen, options.out)
+    table = Table("film", "of", "LSE-D", "LSE-C", title="Sync by SyncNet (less, more is better)")
+    for film, rows in figures.items():
+        for system, row in rows.items():
+            table.add_row(film, system, f"{row['distance']:.2f}", f"{row['confidence']:.2f}")
+    console.print(table)
+    return figures
+
+
+def train_embedded(
+    found: list[Film], clips: list[Clip], options: argparse.Namespace, team: Team, console: Console
+) -> None:
     """Tables, network, ONNX files, curves and figures of the embedded profile in ``options.out``."""
     out: Path = options.out
     shapes = shapes_of(clips, face_model().template)
@@ -256,12 +274,16 @@ def train_embedded(clips: list[Clip], options: argparse.Namespace, team: Team, c
     plot_training(best.history, best.step, out / "training.png")
     figures = {"step": best.step, "lips": compare(items, face, out)}
     _show_lips(figures["lips"], console)
+    if options.syncnet is not None:
+        figures["sync"] = _measure_sync(found, clips, options, console)
     (out / "figures.json").write_text(json.dumps(figures, indent=1) + "\n")
     console.print(f"Try it: kdtalker render PHOTO SPEECH -o OUT.mp4 --weights {out}", soft_wrap=True)
 
 
 def train_on_videos(options: argparse.Namespace) -> None:
     """The whole way from a folder of films to a folder of weights."""
+    if options.syncnet is not None and not options.syncnet.is_file():
+        raise KDTalkerError(f"There is no file {options.syncnet}.")
     torch.set_num_threads(options.threads or (1 if options.profile == "embedded" else os.cpu_count() or 1))
     with open_team(options.device) as team:
         console = Console(quiet=not team.leads)
@@ -280,7 +302,7 @@ def train_on_videos(options: argparse.Namespace) -> None:
 
             train_published(found, clips, options, team, console)
         else:
-            train_embedded(clips, options, team, console)
+            train_embedded(found, clips, options, team, console)
 
 
 def _write_films(found: list[Film], clips: list[Clip], path: Path) -> None:

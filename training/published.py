@@ -35,7 +35,7 @@ from engines.profile import KDTALKER
 from engines.published.cropping import NETWORK_SIDE, cut_face, face_box, mesh_features
 from engines.published.weights_files import FILES, NORM, WeightsFolder, find_in, open_model, weights_folder
 from engines.types import FPS, MOTION_WIDTH, ByteArray, FloatArray, KDTalkerError
-from training.loop import Plan, Run, learn
+from training.loop import Plan, Run, learn, products
 from training.offset import kept_frames
 from training.own import Film
 from training.team import Team
@@ -92,6 +92,13 @@ def _read(model: PublishedModel, faces: list[ByteArray]) -> FloatArray:
     return np.asarray(torch.cat([heads.motion(), heads.kp], 1).cpu().numpy(), np.float32)
 
 
+@torch.inference_mode()
+def _encode(model: PublishedModel, windows: FloatArray) -> FloatArray:
+    """Mel windows (T, 80, 16) -> features (T, 512)."""
+    parts = torch.from_numpy(windows).split(256)
+    return np.asarray(torch.cat([model.audio_encoder(part.to(model.device)).cpu() for part in parts]).numpy())
+
+
 def extract(path: Path, mesh: FloatArray, start: float, model: PublishedModel) -> FloatArray:
     """Motion and canonical keypoints (T, 133) on the ticks of the film's track, which begins at `start` seconds."""
     times, rows, waiting = [], [], []
@@ -146,7 +153,7 @@ def performances(
         begun[key] += len(rows)
         if len(rows) > FRAMES:
             windows = mel_windows(log_mel(clip.sound), KDTALKER.mel, len(rows))
-            feature = np.concatenate([model.encode(windows[k : k + 256]) for k in range(0, len(windows), 256)])
+            feature = _encode(model, windows)
             made.append(Performance(clip.name, clip.split, rows[:, :MOTION_WIDTH], rows[0, MOTION_WIDTH:], feature))
     if {one.split for one in made} != {"train", "val"}:
         raise KDTalkerError(
@@ -216,7 +223,7 @@ class NoiseTask:
         share = self._shares[time][:, None, None]
         noisy = share.sqrt() * windows.motion + (1 - share).sqrt() * noise
         context = torch.cat([torch.zeros_like(windows.sound[:, :PREFIX]), windows.sound], 1)
-        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._recipe.half):
+        with products(self._device, self._recipe.half):
             predicted = model(torch.cat([windows.tokens, noisy], 1), context, time)[:, PREFIX:].float()
         return (predicted - noise).square().mean((1, 2))
 

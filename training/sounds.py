@@ -7,6 +7,8 @@ is chords of decaying partials with a beat, a knock is a short burst that rings.
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -92,6 +94,7 @@ def knocks(rng: np.random.Generator, seconds: float = SECONDS) -> FloatArray:
 MAKERS = {"breath": breath, "music": music, "knocks": knocks}
 
 
+@cache
 def amplitude_bank(seed: int, each: int = 40) -> FloatArray:
     """Linear mel amplitudes f32 (3 each, columns, 80) of sounds that are not speech, 0 dB each.
 

@@ -22,7 +22,7 @@ from engines.profile import Parts
 from training.batches import Batch, Batches
 from training.corpus import Item, measuring_matrix, mouth_numbers, rest_values
 from training.generate import TorchWindow, features_of, sampler_of, silent_feature, stream, torch_encoder
-from training.loop import Plan, Run, learn, weights_of
+from training.loop import Plan, Run, learn, products, weights_of
 from training.metrics import lip_curves, lip_score
 from training.team import ALONE, Team
 
@@ -129,7 +129,7 @@ class Objective:
         tokens = torch.stack([self._put(batch.canonical), reference], 1)
         heard = (self._uniform(count) >= self.recipe.deaf).float()
         mel, starts = self._put(batch.mel), self._put(batch.starts)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.half):
+        with products(self.device, self.recipe.half):
             predicted = model(mel, starts, tokens, noisy, times.float(), heard).float()
         return self._errors(predicted, motion, noisy, noise, share, given, self._put(batch.pose_weight))
 
