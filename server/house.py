@@ -92,7 +92,7 @@ class House:
     def _warm(self) -> Talker:
         """Open the engines and run a second of sound through them, so that the first call finds them quick."""
         begin = time.perf_counter()
-        talker = open_talker(self.settings.profile, self.settings.weights)
+        talker = open_talker(self.settings.profile, self.settings.weights, self.settings.hop)
         talker.warm()
         talker.placing.offer.require(self.settings.controls)
         self.avatars.open(talker)

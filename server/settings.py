@@ -24,6 +24,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from engines.cache import cache_folder
 from engines.controls import DEFAULT, Controls
+from engines.profile import LONGEST_HOP
 
 
 class IceServer(BaseModel):
@@ -72,6 +73,8 @@ class Settings(BaseSettings):
     profile: str = "embedded"
     weights: str | None = None
     """Folder that `kdtalker train --videos` wrote, or published weights; default: the profile's own."""
+    hop: int | None = Field(None, ge=1, le=LONGEST_HOP)
+    """Ticks that are generated at once, default: the profile's. More compute less and wait longer."""
     cache: Path = Field(default_factory=cache_folder)
 
     tls_cert: Path | None = None

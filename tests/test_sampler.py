@@ -66,6 +66,16 @@ def test_ticks_one_by_one_equal_the_whole_sound(talker: Talker, identity: Identi
         np.testing.assert_array_equal(stream(talker, identity, sound, chunk), whole)
 
 
+@pytest.mark.parametrize("hop", [1, 5, 16])
+def test_any_hop_gives_every_frame_of_a_stream_as_of_the_whole_sound(identity: Identity, hop: int) -> None:
+    talker = open_talker(hop=hop)
+    talker.warm()
+    assert talker.profile.window.new == hop
+    sound = speech(1.4)
+    np.testing.assert_array_equal(stream(talker, identity, sound, 640), stream(talker, identity, sound, len(sound)))
+    assert talker.sampler.engine.unprepared == 0
+
+
 def test_a_seed_replays_and_another_differs(talker: Talker, identity: Identity) -> None:
     sound = speech(1.2)
     first = stream(talker, identity, sound, 640, seed=1)
