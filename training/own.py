@@ -49,7 +49,7 @@ VALIDATED = 0.12  # share of the frames that are kept for choosing, at least
 PEOPLE = 4  # from so many on whole people are kept for it, with fewer whole clips
 CUT = 0.15  # of a single clip
 ENOUGH = 5.0  # minutes; with fewer the model mostly learns the clips by heart
-BLINKS, SWAY = 12, 120.0  # blinks and seconds from which blinks and sway of one's own can be fitted
+BLINKS, SWAY = 12, 120.0  # blinks and seconds from which head and eyes can be fitted
 SEEDS = (11, 23, 37)
 
 
@@ -180,10 +180,10 @@ def fit_own_life(items: list[Item], face: FaceModel, path: Path) -> str:
     seconds = sum(len(item.motion) for item in long) / FPS
     if blinks >= BLINKS and seconds >= SWAY:
         save_life(fit_life(items, face), path)
-        return f"Head sway and blinks are those of the clips ({blinks} blinks in {seconds:.0f} s)."
+        return f"Head, brows and eyes move as in the clips ({blinks} blinks in {seconds:.0f} s)."
     save_life(life_model(), path)
     return (
-        f"Head sway and blinks stay the shipped ones: {blinks} blinks in {seconds:.0f} s were found, "
+        f"Head, brows and eyes move as in the shipped model: {blinks} blinks in {seconds:.0f} s were found, "
         f"{BLINKS} in {SWAY:.0f} s are needed."
     )
 
