@@ -40,7 +40,7 @@ def kinematic_beats(angles: FloatArray) -> FloatArray:
     reach = int(4 * SMOOTHING + 0.5)
     kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) / SMOOTHING) ** 2)
     speed = np.convolve(np.pad(speed, reach, "symmetric"), kernel / kernel.sum(), "valid")
-    return 1 + np.flatnonzero((speed[1:-1] < speed[:-2]) & (speed[1:-1] < speed[2:]))
+    return 1 + np.flatnonzero((speed[1:-1] < speed[:-2]) & (speed[1:-1] <= speed[2:]))
 
 
 def alignment(beats: FloatArray, angles: FloatArray) -> tuple[float, float]:

@@ -12,6 +12,7 @@ import torch
 
 from engines.types import FPS, KDTalkerError
 from training.corpus import MEASURES
+from training.life_metrics import life_lines
 from training.tracks import held_out_names, read_index
 
 FILES = ("keypoints.npz", "audio_encoder.onnx", "window.onnx", "life.npz")
@@ -29,7 +30,7 @@ KDTalker's family (arXiv 2503.12963) that is sampled in short windows while soun
 | `keypoints.npz` | 21 implicit keypoints: how they move the 478-point face mesh, template, statistics |
 | `audio_encoder.onnx` | log-mel window of one frame -> 128 numbers |
 | `window.onnx` | one hop of DDIM, all steps: 6 committed, 2 new, 1 look-ahead frame |
-| `life.npz` | head sway and blinks: an autoregression and a renewal process fitted to the tracks |
+| `life.npz` | head, brows, eyes, nods: a state-space model and renewal processes fitted to the tracks |
 
 ## Intended use and limits
 
@@ -42,7 +43,9 @@ Not for passing off synthetic video as a recording.
   and let it close; how right the lips are there was not measured on recordings of them.
 - Other people, music or typing that the microphone hears while the speaker is silent can still open the mouth.
 - Depth (z) of the tracks is a guess of the tracker, so lip protrusion is weak.
-- Head motion and blinks follow loudness only; gestures do not follow meaning.
+- Head, brows and eyes follow loudness and stress only; gestures do not follow meaning. Tracked heads move before
+  the syllable they stress, ours after it.
+- When a listener nods comes from the literature, only the shape of nods from the tracks: nobody listens in them.
 - Head motion was fitted to under three minutes of 14 clips.
 """
 
@@ -280,15 +283,8 @@ def _results(figures: dict[str, Any]) -> list[str]:
         f"Hop borders against other frames: jump x {figures['seams']['jump']}, second difference x "
         f"{figures['seams']['second_difference']} (medians).",
         "",
-        "Head and eyes, tracked and from the life model: deviation and speed of yaw, pitch, roll in degrees and "
-        "degrees a frame, correlation with the pose one second later; medians over clips.",
-        "",
-        _line(("head and eyes", "blinks a minute", "deviation", "speed", "after a second")),
-        "|---|---|---|---|---|",
+        *life_lines(figures["life"]),
     ]
-    for name, row in figures["life"].items():
-        cells = [" / ".join(map(str, row[key])) for key in ("deviation", "speed", "after_a_second")]
-        lines.append(_line((name, row["blinks_a_minute"], *cells)))
     explained = figures["keypoints"]
     lines += ["", "What 21 keypoints explain of the mesh's motion within clips (R2):", ""]
     names = list(next(iter(explained.values())))
