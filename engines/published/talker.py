@@ -62,8 +62,8 @@ class PublishedRenderer:
     """The renderer's contract over engines that enrol photos and render from tables of them.
 
     The tables of the engine that renders are this renderer's alone. `stitch` corrects keypoints so that the picture's
-    border stays put. One call at a time: the tables must not change
-    under a running network, and a GPU takes one call at a time anyway.
+    border stays put. One call at a time: the tables must not change under a running network, and a GPU takes one call
+    at a time anyway.
     """
 
     def __init__(self, networks: PublishedNetworks, *, stitch: bool = False) -> None:
