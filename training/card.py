@@ -262,7 +262,8 @@ def _results(figures: dict[str, Any]) -> list[str]:
         f"Streaming, hop by hop; means of {figures['training_seeds']} training seeds x {figures['noise_seeds']} noise "
         "seeds, in brackets the 5 to 95 % bootstrap interval over clips. The first training seed is the files above. "
         "Correlation with the tracked lips; amplitude as a share of the tracked one; lag in frames. "
-        "'regression': the same network trained to answer at once, without noise; 'one step': this network asked "
+        f"'regression': the same network trained to answer at once, without noise, "
+        f"{figures.get('regression_steps', 0)} steps; 'one step': this network asked "
         "so; 'loudness': least squares from loudness; 'shuffled': ours with another clip's sound; 'tracker': the "
         "tracked lips read from two sets of mesh points, the ceiling.",
         "",

@@ -163,17 +163,18 @@ def evaluate(
     check_exported(folder, checkpoints[0])
     runs = [open_bench(folder), *(checkpoint_bench(path) for path in checkpoints[1:])]
     others = {"one step": checkpoint_bench(checkpoints[0], EXPECTED, STILL, steps=1)}
+    measured: dict[str, Any] = {"training_seeds": len(runs), "noise_seeds": len(SEEDS)}
     if regression is not None and regression.is_file():
         others["regression"] = checkpoint_bench(regression, EXPECTED, STILL)
+        measured["regression_steps"] = torch.load(regression, weights_only=True)["step"]
     subject = Subject(runs, others, groups_of(items_of(shapes)), shapes, root, folder)
-    measured: dict[str, Any] = {"training_seeds": len(runs), "noise_seeds": len(SEEDS)}
     measured |= {part: getattr(subject, part)() for part in PARTS if part in parts and part != "before"}
     if "before" in parts and before is not None:
         earlier = replace(subject, runs=[open_bench(before)], others={})
         measured["before"] = {part: getattr(earlier, part)() for part in COMPARED}
     target = folder / "figures.json"
     kept = json.loads(target.read_text()) if target.is_file() else {}
-    figures = {part: value for part, value in kept.items() if part in PARTS} | measured
+    figures = {part: value for part, value in kept.items() if part in (*PARTS, "regression_steps")} | measured
     target.write_text(json.dumps(figures, indent=1) + "\n")
     _plots(runs[0], subject.groups.held_out, folder, checkpoints[0])
     return figures

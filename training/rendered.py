@@ -25,6 +25,7 @@ from training.shapes import shapes_of
 from training.tracks import Clip
 
 SHEET_COLUMNS, SHEET_SIDE, SHEET_EVERY = 8, 150, 5
+SHEET_PART = np.s_[FRAME_SIZE * 35 // 100 : FRAME_SIZE * 85 // 100, FRAME_SIZE // 4 : FRAME_SIZE * 3 // 4]
 
 
 def rendered(bench: Bench, talker: Talker, items: Sequence[Item], photos: dict[str, Path]) -> dict[str, Any]:
@@ -97,7 +98,5 @@ def contact_sheet(talker: Talker, bench: Bench, item: Item, photo: Path, path: P
 
 
 def _small(picture: ByteArray) -> ByteArray:
-    """The part of a frame around the mouth and the eyes."""
-    edge = FRAME_SIZE // 5
-    middle = picture[edge:-edge, edge:-edge]
-    return np.asarray(cv2.resize(middle, (SHEET_SIDE, SHEET_SIDE), interpolation=cv2.INTER_AREA), np.uint8)
+    """The lower part of the face."""
+    return np.asarray(cv2.resize(picture[SHEET_PART], (SHEET_SIDE, SHEET_SIDE), interpolation=cv2.INTER_AREA), np.uint8)
