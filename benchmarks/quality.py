@@ -25,12 +25,12 @@ from rich.table import Table
 from benchmarks.compute import machine
 from benchmarks.motion import Clips, ImpliedNoise, Quality, folder_of_weights, milliseconds, per_second
 from engines.face_mesh import face_model
-from engines.networks.ddim import Ddim
+from engines.networks.ddim import PREFIX, Ddim
 from engines.profile import EMBEDDED, PROFILES, WindowPlan
 from engines.runtime.base import Engine
 from engines.runtime.opening import open_engine
 from engines.sampler import Sampler
-from engines.types import KDTalkerError
+from engines.types import FPS, KDTalkerError
 from export.graphs import window_graph
 from export.onnx_file import write
 from export.to_onnx import load_embedded
@@ -60,6 +60,7 @@ def hop_rows(folder: Path, hops: Sequence[int], seeds: Sequence[int]) -> Iterato
             "hop": hop,
             "context": profile.window.committed,
             "delay ms": round(1000 * profile.delay),
+            "tokens a second": round((profile.window.length + PREFIX) * FPS / hop),
             "window ms": took,
             "ms a second": per_second(took, hop),
             **asdict(clips.measure(streaming(window, profile.window), seeds)),

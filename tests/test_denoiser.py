@@ -12,7 +12,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from engines.networks.checkpoints import DENOISER  # noqa: E402
-from engines.networks.ddim import Ddim, DdimConfig, Schedule, Step, signal_shares  # noqa: E402
+from engines.networks.ddim import Ddim, DdimConfig, Schedule, Step, published_sampling, signal_shares  # noqa: E402
 from engines.networks.denoiser import Denoiser, DenoiserConfig, RelativePositionBias  # noqa: E402
 from engines.networks.window_graph import WindowGraph  # noqa: E402
 from tests import seeded_weights  # noqa: E402
@@ -159,6 +159,12 @@ def test_rows_of_a_batch_do_not_mix() -> None:
     for row in range(2):
         alone = {k: v[row : row + 1] if v.ndim > 1 else v for k, v in inputs.items()}
         torch.testing.assert_close(loop(**alone)[0], both[row], rtol=1e-4, atol=1e-5)
+
+
+def test_the_published_network_is_sampled_as_its_authors_do_or_by_second_order() -> None:
+    assert published_sampling(50) == DdimConfig(steps=50)
+    few = published_sampling(10)
+    assert (few.spacing, few.order, few.timesteps()[0]) == ("trailing", 2, 999)
 
 
 def gaussian(order: int, steps: int) -> float:
