@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import kdtalker
 from engines import motion
 from engines.controls import (
     AMPLITUDES,
@@ -22,11 +23,13 @@ from engines.controls import (
 from engines.emotions import emotion_offsets
 from engines.face_mesh import face_model
 from engines.gaze import EYE_RADIUS
+from engines.media import Speech
+from engines.offline import motions
 from engines.pipeline import Talker
 from engines.placing import PublishedPlacing, RelativePlacing
 from engines.portrait.prepare import prepare
 from engines.talkers import open_talker
-from engines.types import KEYPOINTS, MOTION_WIDTH, SPEECH_SAMPLES, FloatArray, Identity
+from engines.types import KEYPOINTS, MOTION_WIDTH, PLAYBACK_SAMPLES, SPEECH_SAMPLES, FloatArray, Identity
 from engines.warp.lips import LipModel
 from training.emotions import UNITS, measures
 
@@ -272,3 +275,26 @@ def test_published_amplitudes_act_on_the_difference_from_the_photo() -> None:
     np.testing.assert_allclose(half, (plain + photo) / 2, atol=1e-5)
     lips = motion.expression(placed(Controls(mouth_scale=1.5))) != motion.expression(plain)
     assert set(np.flatnonzero(lips.any((0, 2)))) == {6, 12, 14, 17, 19, 20} < set(range(KEYPOINTS))
+
+
+def test_a_rendered_file_has_the_controls_it_was_asked_for(
+    talker: Talker, identity: Identity, babble: FloatArray
+) -> None:
+    sound = babble[: 50 * SPEECH_SAMPLES]
+    speech = Speech(sound, np.zeros(50 * PLAYBACK_SAMPLES, np.int16))
+    asked = Controls(pose_scale=0.5, emotion="sad")
+    rows = np.stack([row.motion for row in motions(talker, identity, speech, controls=asked)])
+    live = spoken(talker, identity, sound, controls=asked)
+    np.testing.assert_array_equal(rows[: len(live)], live)
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--pose-scale", "3"], "pose_scale must be a number from 0 to 2, not 3"),
+        (["--emotion-strength", "nan"], "emotion_strength must be a number from 0 to 1, not nan"),
+    ],
+)
+def test_render_refuses_in_words(capsys: pytest.CaptureFixture[str], flags: list[str], words: str) -> None:
+    assert kdtalker.main(["render", "photo.jpg", "speech.wav", "-o", "out.mp4", *flags]) == 1
+    assert words in " ".join(capsys.readouterr().err.split())
