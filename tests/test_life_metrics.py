@@ -8,6 +8,7 @@ from importlib.resources import files
 import numpy as np
 import pytest
 
+pytest.importorskip("torch", reason="training needs PyTorch")
 pytest.importorskip("soundfile", reason="reading tracks needs soundfile")
 
 from engines import motion
@@ -19,8 +20,9 @@ from engines.portrait.prepare import prepare
 from engines.talkers import open_talker
 from engines.types import FPS, PLAYBACK_RATE, SPEECH_RATE, SPEECH_SAMPLES, FloatArray
 from training.beats import alignment, kinematic_beats, onsets
+from training.life import SEEN, nod_of, smooth
 from training.life_metrics import AROUND, alive, dialogue, film, levels_of, photo, pieces
-from training.sway import later, stresses
+from training.sway import Track, fit_sway, later, simulate, stresses
 
 SENTENCES = (
     "Maybe my mom will bring a big apple pie, and we will eat it together in the garden this evening.",
@@ -133,3 +135,34 @@ def test_a_film_stays_within_the_limits_of_the_picture() -> None:
     )))  # fmt: skip
     assert np.abs(wild.angles).max(0) == pytest.approx([10, 8, 8], abs=0.1)
     assert face_model().mouth.any()
+
+
+def test_a_fit_to_what_the_model_made_gives_that_model_back() -> None:
+    """Deviation, speed and memory of heads and brows, from twelve clips of ten seconds."""
+    shipped, levels = life_model().sway, np.tile(np.r_[np.full(30, 0.6), np.zeros(20)], 5).astype(np.float32)
+    made = [simulate(shipped, levels, seed) @ shipped.readout for seed in range(12)]
+    unit = np.concatenate(made).std(0)
+    tracks = [Track((clip - clip.mean(0)) / unit, levels) for clip in made]
+    fitted = fit_sway(tracks, unit)
+    again = [simulate(fitted, levels, seed) @ fitted.readout for seed in range(100, 124)]
+    spread = np.median([clip.std(0) for clip in again], axis=0) / np.median([clip.std(0) for clip in made], axis=0)
+    assert ((spread > 0.7) & (spread < 1.3)).all(), spread
+    speed = [np.median([np.abs(np.diff(clip, axis=0)).mean(0) for clip in clips], axis=0) for clips in (again, made)]
+    assert ((speed[0] / speed[1] > 0.6) & (speed[0] / speed[1] < 1.4)).all()
+    angles = slice(motion.YAW, motion.ROLL + 1)
+    memory = [later([clip[:, angles] for clip in clips]) for clips in (again, made)]
+    assert np.abs(memory[0] - memory[1]).max() < 0.2
+
+
+def test_clips_without_nods_keep_the_shipped_ones() -> None:
+    rng = np.random.default_rng(0)
+    still = np.zeros((200, 7))
+    np.testing.assert_array_equal(nod_of([still]), life_model().listening.nod)
+    nodding = still.copy()
+    course = life_model().listening.nod[:, motion.PITCH]
+    starts = range(10, 180, 34)
+    assert len(starts) >= SEEN
+    for start in starts:
+        nodding[start : start + len(course), motion.PITCH] += 1.5 * course
+    found = nod_of([smooth(nodding + 0.01 * rng.standard_normal(nodding.shape), 0.5)])
+    assert np.corrcoef(found[:, motion.PITCH], course)[0, 1] > 0.95

@@ -11,7 +11,7 @@ import numpy as np
 from engines.audio import mel_windows
 from engines.eyes import EyesModel
 from engines.face_mesh import FaceModel
-from engines.life import PARTS, POSE, LifeModel, loudness
+from engines.life import PARTS, POSE, LifeModel, life_model, loudness
 from engines.listening import ListeningModel
 from engines.motion import EXPRESSION, PITCH
 from engines.types import FPS, FloatArray
@@ -27,6 +27,7 @@ LID_GAP = 0.10  # of open eyes at rest
 NOD, LIFT = (7, 9), (10, 16)  # frames before and after the lowest head, the highest brows
 NOD_DEPTH = 1.2  # degrees at least, down and up again
 LIFT_HEIGHT = 0.012  # eye distances at least, up and down again
+SEEN = 5  # gestures; where clips hold fewer, the shipped ones serve
 SACCADE = 4.0  # times the median speed of the irises
 
 
@@ -109,7 +110,7 @@ def fit_life(items: list[Item], face: FaceModel) -> LifeModel:
     return LifeModel(
         sway=fit_sway(tracks, unit),
         eyes=_fit_eyes(items, clips, face, lids, brows),
-        listening=ListeningModel(_nod(poses), _lift(heights)),
+        listening=ListeningModel(nod_of(poses), _lift(heights)),
         brows=brows,
         lifting=lifting,
     )
@@ -137,9 +138,11 @@ def _peaks(curve: FloatArray, reach: tuple[int, int], least: float) -> list[tupl
     return found
 
 
-def _nod(poses: list[FloatArray]) -> FloatArray:
+def nod_of(poses: list[FloatArray]) -> FloatArray:
     """Course of the pose (K, 7) while the head goes down and comes up again."""
     found = [(pose, frame, size) for pose in poses for frame, size in _peaks(pose[:, PITCH], NOD, NOD_DEPTH)]
+    if len(found) < SEEN:
+        return life_model().listening.nod
     around = [pose[frame - NOD[0] : frame + NOD[1]] for pose, frame, _ in found]
     return _gesture(around, float(np.median([size for *_, size in found])), PITCH)
 
@@ -147,6 +150,8 @@ def _nod(poses: list[FloatArray]) -> FloatArray:
 def _lift(heights: list[FloatArray]) -> FloatArray:
     """Course of the brows' height (J,) while they go up and come down again."""
     found = [(brow, frame, size) for brow in heights for frame, size in _peaks(brow[:, 0], LIFT, LIFT_HEIGHT)]
+    if len(found) < SEEN:
+        return life_model().listening.lift
     around = [brow[frame - LIFT[0] : frame + LIFT[1]] for brow, frame, _ in found]
     return _gesture(around, float(np.median([size for *_, size in found])), 0)[:, 0]
 
@@ -175,6 +180,10 @@ def _fit_eyes(items: list[Item], clips: list[Item], face: FaceModel, lids: np.nd
     spread = float(np.log(pauses).std())
     irises = _numbers(face, IRISES, 0.5)[:2]
     steadying, fixations, deviation = _gaze([face.normalisation.denormalise(i.motion) for i in clips], irises)
+    if len(fixations) >= SEEN:
+        fixation_mean, fixation_spread = float(np.log(fixations).mean()), float(np.log(fixations).std())
+    else:
+        fixation_mean, fixation_spread = life_model().eyes.fixation_mean, life_model().eyes.fixation_spread
     return EyesModel(
         # Short clips hold no long pauses: the mean comes from the count.
         pause_mean=float(np.log(seconds / blinks)) - spread**2 / 2,
@@ -185,8 +194,8 @@ def _fit_eyes(items: list[Item], clips: list[Item], face: FaceModel, lids: np.nd
         coupling=coupling.astype(np.float32),
         irises=irises,
         steadying=steadying,
-        fixation_mean=float(np.log(fixations).mean()),
-        fixation_spread=float(np.log(fixations).std()),
+        fixation_mean=fixation_mean,
+        fixation_spread=fixation_spread,
         gaze_deviation=deviation,
     )
 

@@ -89,7 +89,7 @@ def _breath_size(tracks: list[Track]) -> float:
         pace = np.fft.rfftfreq(len(rest), 1 / FPS)
         band = (pace >= BREATH_BAND[0]) & (pace <= BREATH_BAND[1])
         sizes.append(np.sqrt(2 * power[band].sum()) / len(rest))
-    return float(np.median(sizes))
+    return float(np.median(sizes)) if sizes else 0.0
 
 
 def _chain(weights: FloatArray, innovation: FloatArray, energy: FloatArray) -> SwayModel:
