@@ -28,7 +28,13 @@ from engines.pipeline import Talker
 from engines.placing import PublishedPlacing, RelativePlacing
 from engines.profile import KDTALKER
 from engines.published.cropping import PasteBack
-from engines.published.networks import NORMALISATION, PublishedNetworks, open_networks, torch_networks
+from engines.published.networks import (
+    NORMALISATION,
+    PublishedNetworks,
+    candidates,
+    open_networks,
+    torch_networks,
+)
 from engines.published.talker import PublishedRenderer, find_face, published_talker
 from engines.runtime.stepped import SteppedWindow
 from engines.runtime.torch import TorchEngine
@@ -137,16 +143,15 @@ def test_files_render_what_torch_renders(networks: PublishedNetworks, files_of: 
     np.testing.assert_allclose(found.source, identity.source, atol=1e-3)
 
     def run(chosen: Talker) -> np.ndarray:
-        talk = chosen.begin(
-            identity, seed=5
-        )  # the same one: normalising magnifies the last digits of the photo's motion
-        ticks = [*chosen.listen(talk, sound), *chosen.finish(talk, 2)]
-        return np.stack([tick.motion for tick in ticks[:2]])
+        # The same identity for both: normalising magnifies the last digits of the photo's motion.
+        talk = chosen.begin(identity, seed=5)
+        ticks = [*chosen.listen(talk, sound), *chosen.finish(talk, 1)]
+        return ticks[0].motion[None]
 
     motions = run(talker)
     np.testing.assert_allclose(run(other), motions, atol=1e-3)
-    expected = renderer.render([identity, identity], motions)
-    gap = np.abs(others.render([found, found], motions).astype(int) - expected)
+    expected = renderer.render([identity], motions)
+    gap = np.abs(others.render([found], motions).astype(int) - expected)
     assert expected.std() > 5
     assert gap.max() <= 2
     assert (gap > 0).mean() < 0.01
@@ -188,6 +193,8 @@ def test_files_that_do_not_belong_together_are_refused(files_of: Path, tmp_path:
         opened.window(12)
     with pytest.raises(WeightsError, match="holds no file of the network 'enrolment'"):
         open_networks(tmp_path / "none")
+    with pytest.raises(EngineError, match="run on cpu or cuda, not on 'tpu'"):
+        open_networks(files_of, "tpu")
 
 
 def test_half_precision_renderer_shows_the_same_picture() -> None:
@@ -242,6 +249,21 @@ def test_the_stream_equals_the_whole_sound(networks: PublishedNetworks) -> None:
     np.testing.assert_allclose(run(640), whole, atol=1e-4)
     np.testing.assert_array_equal(whole[:, 0], identity.source[0])  # absolute motion keeps the photo's scale
     assert not whole[:, 6].any()
+
+
+def test_the_best_file_of_a_network_is_taken(tmp_path: Path) -> None:
+    key = "0123456789abcdef"
+    names = ["net.pt2", "net.onnx", "net.float16.onnx", f"net.float16.{key}.engine", f"net.{key}.engine", "net2.onnx"]
+    for name in names:
+        (tmp_path / name).touch()
+
+    def order(device: str, precision: str) -> list[int]:
+        return [names.index(path.name) for path in candidates(tmp_path, "net", device, precision)]
+
+    assert order("cpu", "float32") == [1, 0]
+    assert order("cpu", "float16") == [2, 1, 0]
+    assert order("cuda", "float32") == [4, 3, 1, 0]
+    assert order("cuda", "float16") == [3, 4, 2, 1, 0]
 
 
 def test_random_weights_follow_their_seed(model: PublishedModel) -> None:

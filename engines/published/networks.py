@@ -13,7 +13,7 @@ from engines.profile import KDTALKER
 from engines.runtime.base import Engine, fact
 from engines.runtime.opening import open_engine
 from engines.runtime.stepped import SteppedWindow
-from engines.types import WeightsError
+from engines.types import EngineError, WeightsError
 
 if TYPE_CHECKING:
     from engines.networks.model import PublishedModel
@@ -70,10 +70,14 @@ def torch_networks(model: PublishedModel, *, guided: bool = False) -> PublishedN
 def open_networks(folder: Path, device: str = "cpu", precision: str = "float32") -> PublishedNetworks:
     """The networks of the files in `folder`.
 
-    On a GPU engines of TensorRT go before ONNX files. Raises WeightsError where one is missing, foreign or stale.
+    On a GPU engines of TensorRT go before ONNX files. Raises WeightsError where one is missing, foreign or stale,
+    EngineError for a device that no runtime has.
     """
     from engines.networks.checkpoints import load_normalisation
     from engines.networks.ddim import published_sampling
+
+    if device not in ENDINGS:
+        raise EngineError(f"Network files run on {' or '.join(ENDINGS)}, not on '{device}'.")
 
     def engine(name: str, **expect: object) -> Engine:
         path = _find(folder, name, device, precision)
@@ -109,18 +113,21 @@ def _room(device: str) -> tuple[int, int]:
 
 
 def _find(folder: Path, name: str, device: str, precision: str) -> Path:
-    found = _candidates(folder, name, device, precision)
+    found = candidates(folder, name, device, precision)
     if not found:
         raise WeightsError(f"{folder} holds no file of the network '{name}'; `kdtalker export --out` writes it.")
     return found[0]
 
 
-def _candidates(folder: Path, name: str, device: str, precision: str) -> list[Path]:
-    """Files of a network, best first: by runtime, then precision, then age."""
-    return [
-        path
-        for ending in ENDINGS[device]
-        for stem in ([f"{name}.float16"] if precision == "float16" else []) + [name]
-        for pattern in ([f"{stem}.{'[0-9a-f]' * 16}{ending}"] if ending == ".engine" else [f"{stem}{ending}"])
-        for path in sorted(folder.glob(pattern), key=lambda path: -path.stat().st_mtime)
-    ]
+def candidates(folder: Path, name: str, device: str, precision: str) -> list[Path]:
+    """Files of a network, best first: by runtime, then precision, then age. Engines have the precision they were built
+    in, so of them either is taken."""
+    found: list[Path] = []
+    for ending in ENDINGS[device]:
+        half = precision == "float16"
+        for stem in sorted([name, f"{name}.float16"], key=len, reverse=half):
+            if stem != name and not half and ending != ".engine":
+                continue
+            key = f".{'[0-9a-f]' * 16}" if ending == ".engine" else ""
+            found += sorted(folder.glob(f"{stem}{key}{ending}"), key=lambda path: -path.stat().st_mtime)
+    return found

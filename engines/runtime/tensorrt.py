@@ -161,7 +161,8 @@ class TensorRtEngine:
 
     def warm(self, batches: Iterable[int], **sizes: int) -> None:
         """`sizes` other than the batch were settled when the engine was built."""
-        other = {word: size for word, size in sizes.items() if self._sizes.get(word, size) != size}
+        free = {size for spec in self.inputs if spec.name not in self._held for size in spec.shape}
+        other = {word: size for word, size in sizes.items() if word in free and self._sizes.get(word, size) != size}
         if other:
             raise EngineError(f"{self.name} was built for {dict(self._sizes)}, not for {other}")
         with self._lock, torch.cuda.stream(self._stream):
