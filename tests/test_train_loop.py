@@ -82,7 +82,7 @@ def test_a_step_cannot_be_shared_unevenly() -> None:
 
 
 def test_two_processes_learn_what_one_learns_from_both_batches(tmp_path: Path) -> None:
-    script, arguments = REPOSITORY / "tests" / "shared_training.py", [str(tmp_path), "2"]
+    script, arguments = REPOSITORY / "tests" / "shared_training.py", [str(tmp_path)]
     two = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     environment = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY), "PATH": "/usr/bin:/bin"}
     for command in ([*two, str(script), *arguments], [sys.executable, str(script), *arguments]):
