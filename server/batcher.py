@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 import itertools
+import logging
 import threading
 import time
 from collections import deque
@@ -19,8 +20,17 @@ from typing import Any
 
 from engines.controls import DEFAULT, Controls
 from engines.pipeline import Talk, Talker
-from engines.types import ByteArray, FloatArray, Identity, MotionTick
+from engines.types import ByteArray, FloatArray, Identity, KDTalkerError, MotionTick
 from server.metrics import Metrics
+
+HUNG = 5.0  # seconds in a job after which its worker is given up
+REPLACED = 16  # workers that may be given up; what hangs more often is not worth more threads
+
+logger = logging.getLogger(__name__)
+
+
+class HungError(KDTalkerError):
+    """An engine did not come back."""
 
 
 @dataclass(order=True, slots=True)
@@ -31,6 +41,8 @@ class _Job:
     work: Callable[[], Any] = field(compare=False)
     lease: Lease = field(compare=False)
     done: asyncio.Future[Any] = field(compare=False)
+    begun: float | None = field(default=None, compare=False)
+    abandoned: bool = field(default=False, compare=False)
 
 
 class Lease:
@@ -78,18 +90,23 @@ class Batcher:
         self._numbers = itertools.count()
         self._changed = threading.Condition()
         self._closed = False
-        self._threads = [
-            threading.Thread(target=self._run, name=f"worker-{number}", daemon=True) for number in range(workers)
-        ]
-        for thread in self._threads:
-            thread.start()
+        self._workers, self._abandoned = workers, 0
+        self._threads: list[threading.Thread] = []
+        for _ in range(workers):
+            self._hire()
 
     def lease(self, identity: Identity) -> Lease:
         return Lease(self, identity)
 
     async def run(self, lease: Lease, stage: str, deadline: float, work: Callable[[], Any]) -> Any:
-        """Run `work` on a worker for `lease`; what it raises is raised here. Cancelled if the lease ends first."""
-        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        """Run `work` on a worker for `lease`; what it raises is raised here. Cancelled if the lease ends first.
+
+        Raises HungError where it takes longer than HUNG; its worker is replaced.
+        """
+        if self._abandoned >= REPLACED + self._workers:
+            raise HungError("every worker hangs")
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Any] = loop.create_future()
         with self._changed:
             if lease.released or self._closed:
                 future.cancel()
@@ -98,6 +115,8 @@ class Batcher:
                 lease.jobs.append(job)
                 if len(lease.jobs) == 1:
                     self._offer(job)
+                watch = loop.call_later(HUNG, self._look_after, job)
+                future.add_done_callback(lambda _: watch.cancel())
         return await future
 
     def release(self, lease: Lease) -> None:
@@ -116,7 +135,31 @@ class Batcher:
             self._closed = True
             self._changed.notify_all()
         for thread in self._threads:
-            thread.join(timeout=5)
+            thread.join(timeout=5 if not self._abandoned else 0.1)
+
+    def _hire(self) -> None:
+        thread = threading.Thread(target=self._run, name=f"worker-{len(self._threads)}", daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def _look_after(self, job: _Job) -> None:
+        """Give up a worker that does not come back from `job`; runs on the event loop."""
+        if job.done.done():
+            return
+        now = time.perf_counter()
+        if job.begun is None or now - job.begun < HUNG:
+            left = HUNG if job.begun is None else job.begun + HUNG - now
+            watch = job.done.get_loop().call_later(left + 0.01, self._look_after, job)
+            job.done.add_done_callback(lambda _: watch.cancel())
+            return
+        job.abandoned = True
+        self._abandoned += 1
+        logger.error("%s hangs; its worker is given up", job.stage)
+        self._metrics.errors.labels(job.stage).inc()
+        if self._abandoned <= REPLACED:
+            self._hire()
+        self._finish(job)
+        job.done.set_exception(HungError(f"{job.stage} took longer than {HUNG:.0f} s"))
 
     def _offer(self, job: _Job) -> None:
         heapq.heappush(self._heap, job)
@@ -134,12 +177,14 @@ class Batcher:
                 self._finish(job)
                 continue
             result, error = None, None
-            begin = time.perf_counter()
+            job.begun = time.perf_counter()
             try:
                 result = job.work()
             except Exception as caught:  # it belongs to the call that asked, not to this thread
                 error = caught
-            seconds = time.perf_counter() - begin
+            seconds = time.perf_counter() - job.begun
+            if job.abandoned:
+                return  # somebody else stands here now
             self._finish(job)
             job.done.get_loop().call_soon_threadsafe(self._report, job, seconds, result, error)
 

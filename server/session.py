@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from engines.controls import Controls, Offer
-from engines.types import Identity
+from engines.types import SPEECH_SAMPLES, Identity, MotionTick
 from server.batcher import Batcher
 from server.clock import SessionClock
 from server.connection import Connection, OfferError
@@ -236,18 +236,30 @@ class Session:
 
     async def _animate(self, clock: SessionClock) -> None:
         """Sound to pictures. One that is too late is skipped, so that the next one is of the present again."""
+        heard = first = 0  # ticks: taken so far, and taken before the motion began anew
+        broken = False
         while True:
             pcm = await self._unheard.take()
             deadline = clock.now() + self._settings.compute_allowance / 2
-            ready = await self._lease.listen(pcm, deadline, self.controls)
-            for motion in ready:
+            try:
+                if broken:
+                    await self._lease.begin(_seed(self.id), deadline, self.controls)
+                    first, broken = heard, False
+                ready = await self._lease.listen(pcm, deadline, self.controls)
+            except Exception:  # sound goes on, and so does the call
+                logger.exception("session %s: no motion; it begins anew", self.id)
+                self.metrics.dropped("motion_error")
+                ready, broken = [], True
+            heard += len(pcm) // SPEECH_SAMPLES
+            for made in ready:
+                motion = MotionTick(first + made.tick, made.motion)
                 connection = self._the_connection
                 effort = self._governor.effort
                 if effort.skip and motion.tick % effort.skip == 0:
                     continue
                 if not connection.up:
                     continue  # nobody looks; the motion goes on, so that the face is where it would be
-                if connection.too_late(motion.tick, newest=motion is ready[-1]):
+                if connection.too_late(motion.tick, newest=made is ready[-1] and self._unheard.empty):
                     self.metrics.dropped("late_before_rendering")
                     continue
                 try:

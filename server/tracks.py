@@ -27,6 +27,7 @@ SCALE = np.float32(1 / 32768)
 PACKET_SECONDS = TICK_SECONDS / 2
 FIRST_PACKETS = 3  # that tell when the next ones will come
 UNHEARD = 250  # ticks of sound that wait for the engines
+AT_ONCE = 10  # of them taken at a time, so that a backlog does not keep a worker from other calls
 BACKLOG = 50  # ticks that a track keeps for a sender that does not ask for them
 
 
@@ -96,15 +97,19 @@ class UnheardSound:
         self._filled.set()
         return full
 
+    @property
+    def empty(self) -> bool:
+        return not self._ticks
+
     async def take(self) -> FloatArray:
-        """All the sound there is, once there is some."""
+        """The sound there is, ten ticks at most, once there is some."""
         await self._filled.wait()
-        self._filled.clear()
-        silence = np.zeros(self._given_up * SPEECH_SAMPLES, np.float32)
-        sound = np.concatenate([silence, *self._ticks])
-        self._ticks.clear()
-        self._given_up = 0
-        return sound
+        silent = min(self._given_up, AT_ONCE)
+        self._given_up -= silent
+        ticks = [self._ticks.popleft() for _ in range(min(AT_ONCE - silent, len(self._ticks)))]
+        if self.empty:
+            self._filled.clear()
+        return np.concatenate([np.zeros(silent * SPEECH_SAMPLES, np.float32), *ticks])
 
 
 class _ReleaseTrack(MediaStreamTrack):
