@@ -22,7 +22,7 @@ def serve(argv: list[str]) -> int:
     parser.add_argument("--profile", choices=list(PROFILES), help="default: embedded")
     parser.add_argument("--weights", help="folder that `kdtalker train --videos` wrote; default: the profile's own")
     parser.add_argument("--hop", type=int, metavar="TICKS", help="1 to 16 frames generated at once; default: 2")
-    parser.add_argument("--max-sessions", type=int, help="calls at once; default: one a core")
+    parser.add_argument("--max-sessions", type=int, help="calls at once; default: two a core")
     parser.add_argument("--tls-cert", metavar="PEM", help="serve HTTPS with this certificate; with --tls-key")
     parser.add_argument("--tls-key", metavar="PEM")
     parser.add_argument("--self-signed", action="store_true", default=None, help="serve HTTPS with one made here")
