@@ -84,7 +84,7 @@ EMBEDDED = Profile(
     window=WindowPlan(committed=6, new=2, lookahead=1),
     longest=27,
     always_longest=False,
-    guidance=Parts(mouth=2.2, rest=1.0, corners=2.9, chin=2.7),
+    guidance=Parts(mouth=2.46, rest=1.0, corners=3.25, chin=3.02),
     temperature=Parts(mouth=0.4, rest=1.0),
     deviations=6.0,
     limits=Limits(),
