@@ -6,6 +6,8 @@ import argparse
 import importlib
 
 QUESTIONS = {
+    "soak": ("benchmarks.soak:soak", "what hundreds of calls leave behind; sound while photos are prepared"),
+    "workers": ("benchmarks.workers:workers", "four calls on threads and on processes"),
     "live": ("benchmarks.live:live", "calls on a running wire: frames, latency, skew"),
     "compute": ("benchmarks.compute:compute", "milliseconds of every network file"),
     "quality": ("benchmarks.quality:quality", "lips, seams and compute of streamed motion by hop, context and steps"),

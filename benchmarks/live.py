@@ -47,10 +47,13 @@ def live(argv: list[str]) -> int:
 
 
 @contextmanager
-def server(calls: int) -> Iterator[subprocess.Popen[bytes]]:
-    """A server for so many calls, up and warm."""
+def server(calls: int, **settings: object) -> Iterator[subprocess.Popen[bytes]]:
+    """A server for so many calls, up and warm, that sheds no load unless `settings` say so."""
+    environment = {
+        f"KDTALKER_{name.upper()}": str(value) for name, value in ({"load_shedding": False} | settings).items()
+    }
     command = [sys.executable, "-m", "kdtalker", "serve", "--port", str(PORT), "--max-sessions", str(calls)]
-    process = subprocess.Popen([*command, "--log-level", "warning"])
+    process = subprocess.Popen([*command, "--log-level", "warning"], env=os.environ | environment)
     try:
         while process.poll() is None:
             try:
