@@ -26,7 +26,7 @@ USUAL, RARE = 0.5, 0.99  # quantiles of arrivals: most packets, and stragglers t
 TAIL = 0.4  # of the distance between the two is waited for too; what comes even later is concealed
 MARGIN = 2 * MS  # on top: the event loop's own wake-ups
 DEAD_ZONE = 3 * MS  # a packet that could be read this much earlier is worth a change of the delay
-LEAD = 0.006  # seconds from a packet's usual arrival to the best moment of a cut: jitter may grow a little
+LEAD = 0.012  # seconds from the first packets to a call's cuts: how much jitter may grow before delay does
 DRIFT_LIMIT = 9  # samples of 1920 that a tick may be stretched by: 0.47 %
 SPLICE_FROM = 12 * MS  # errors above this are cut out or filled in, a pitch period at a time
 
