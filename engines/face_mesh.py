@@ -112,6 +112,10 @@ class FaceModel:
         """exp (..., 21, 3) -> dense offsets from rest (..., 478, 3), same frame."""
         return self.mixing @ expression
 
+    def rest(self) -> FloatArray:
+        """Normalised motion (70,) of a face at rest: closed lips, open eyes, typical pose."""
+        return self.normalisation.normalise(np.eye(1, MOTION_WIDTH, dtype=np.float32)[0])
+
     def per_number(self, parts: Parts) -> FloatArray:
         """A setting for each of the 70 numbers; corners and chin are the numbers that move those points most."""
         values = np.full(MOTION_WIDTH, parts.rest, np.float32)

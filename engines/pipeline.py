@@ -21,6 +21,7 @@ from engines.renderer import Renderer
 from engines.runtime.base import Engine
 from engines.sampler import Sampler, SamplerState
 from engines.types import ByteArray, FloatArray, Identity, MelTick, MotionTick
+from engines.voice import VoiceModel, VoiceState, only_speech
 
 ENCODER_ROWS = 2  # windows of sound encoded in one call: a tick completes one, seldom two
 
@@ -34,8 +35,11 @@ class Talk:
     sampler: SamplerState
     placing: Any  # the state of the profile's `Placing`
     glide: Glide
+    silence: FloatArray  # feature (A,) of digital silence
+    voice: VoiceState | None  # of `Talker.voice`
     features: list[FloatArray] = field(default_factory=list)  # of ticks first_feature, first_feature + 1, ...
     first_feature: int = 0
+    shares: list[float] = field(default_factory=list)  # of speech in the ticks of `features`
     levels: list[float] = field(default_factory=list)  # loudness of ticks sampler.next_tick, ...
     other: MelStream | None = None  # of the person the avatar listens to
     heard: list[float] = field(default_factory=list)  # loudness of that person in ticks sampler.next_tick, ...
@@ -43,13 +47,14 @@ class Talk:
 
 @dataclass(frozen=True, slots=True)
 class Talker:
-    """Engines of one profile, ready to run."""
+    """Engines of one profile, ready to run. `voice` tells speech from other sounds; without it all sound moves lips."""
 
     profile: Profile
     placing: Placing
     encoder: Engine
     sampler: Sampler
     renderer: Renderer
+    voice: VoiceModel | None = None
 
     def begin(self, identity: Identity, seed: int = 0, controls: Controls = DEFAULT) -> Talk:
         """Start a call with an enrolled face; the same seed, controls and sound give the same frames.
@@ -65,7 +70,18 @@ class Talker:
         context = self.profile.window.committed
         placing = self.placing.begin(seed)
         glide = Glide.resting(controls)
-        return Talk(identity, MelStream(self.profile.mel), state, placing, glide, [silence] * context, -context)
+        return Talk(
+            identity=identity,
+            mel=MelStream(self.profile.mel),
+            sampler=state,
+            placing=placing,
+            glide=glide,
+            silence=silence,
+            voice=None if self.voice is None else self.voice.begin(),
+            features=[silence] * context,
+            shares=[0.0] * context,
+            first_feature=-context,
+        )
 
     def listen(self, talk: Talk, pcm: FloatArray, controls: Controls | None = None) -> list[MotionTick]:
         """Add sound f32 (samples,) at 16 kHz; returns the motion of every frame that became due.
@@ -109,23 +125,35 @@ class Talker:
         parts = [np.stack(windows[start : start + ENCODER_ROWS]) for start in range(0, len(windows), ENCODER_ROWS)]
         return np.concatenate([self.encoder.run(mel=part)["feature"] for part in parts])
 
+    def _understand(self, talk: Talk, windows: list[FloatArray]) -> None:
+        """Add the features of consecutive mel windows to the call; what is no speech counts as silence."""
+        features, levels = self._encode(windows), np.array([loudness(window) for window in windows], np.float32)
+        shares = np.ones_like(levels)
+        if self.voice is not None and talk.voice is not None:
+            shares, talk.voice = self.voice.advance(np.stack(windows), talk.voice)
+            features, levels = only_speech(features, shares, talk.silence), shares * levels
+        talk.features.extend(features)
+        talk.shares.extend(shares)
+        talk.levels.extend(levels)
+
     def _advance(self, talk: Talk, mels: list[MelTick], frames: int | None) -> list[MotionTick]:
         if mels:
-            talk.features.extend(self._encode([mel.window for mel in mels]))
-            talk.levels.extend(loudness(mel.window) for mel in mels)
+            self._understand(talk, [mel.window for mel in mels])
         if frames is not None and talk.features:
             # The last hop of a finite sound may reach past its end; what follows is taken as unchanged.
             missing = frames + self.profile.window.length - talk.first_feature - len(talk.features)
             talk.features.extend([talk.features[-1]] * missing)
+            talk.shares.extend([talk.shares[-1]] * missing)
             talk.levels.extend([talk.levels[-1]] * missing)
         ready: list[MotionTick] = []
         length = self.profile.window.length
         while len(talk.features) >= length and (frames is None or talk.sampler.next_tick < frames):
             first = talk.sampler.next_tick
-            new, (talk.sampler,) = self.sampler.advance([talk.sampler], np.stack(talk.features[:length])[None])
+            sound, spoken = np.stack(talk.features[:length])[None], np.array([talk.shares[:length]], np.float32)
+            new, (talk.sampler,) = self.sampler.advance([talk.sampler], sound, spoken)
             ready.extend(self._place(talk, first, new[0]))
-            del talk.features[: self.profile.window.new], talk.levels[: self.profile.window.new]
-            del talk.heard[: self.profile.window.new]
+            for past in (talk.features, talk.shares, talk.levels, talk.heard):
+                del past[: self.profile.window.new]
             talk.first_feature += self.profile.window.new
         return ready if frames is None else [tick for tick in ready if tick.tick < frames]
 

@@ -44,6 +44,7 @@ class Profile:
 
     `longest`: frames of the longest window the network was trained for; where `always_longest`, of every window.
     Audio `guidance` 1 and noise `temperature` 1 are plain DDIM.
+    `calm`: share of the way to rest that each tick without speech takes; None leaves that to the network.
     `deviations`: how far from the mean normalised motion went in training; None where that is not known.
     """
 
@@ -55,6 +56,7 @@ class Profile:
     always_longest: bool
     guidance: Parts
     temperature: Parts
+    calm: Parts | None
     deviations: float | None
     limits: Limits
 
@@ -86,6 +88,7 @@ EMBEDDED = Profile(
     always_longest=False,
     guidance=Parts(mouth=2.46, rest=1.0, corners=3.25, chin=3.02),
     temperature=Parts(mouth=0.4, rest=1.0),
+    calm=Parts(mouth=0.5, rest=0.0),
     deviations=6.0,
     limits=Limits(),
 )
@@ -100,6 +103,7 @@ KDTALKER = Profile(
     always_longest=True,
     guidance=Parts(mouth=1.0, rest=1.0),
     temperature=Parts(mouth=1.0, rest=1.0),
+    calm=None,
     deviations=None,
     limits=Limits(),
 )

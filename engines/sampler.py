@@ -68,6 +68,14 @@ class SamplerState:
 
 
 @dataclass(frozen=True, slots=True)
+class Quiet:
+    """Where the face is drawn while nobody speaks: `rest` f32 (70,) normalised; `pull` f32 (70,), share of the way."""
+
+    rest: FloatArray
+    pull: FloatArray
+
+
+@dataclass(frozen=True, slots=True)
 class Sampler:
     """A window graph with its plan; holds no caller's state.
 
@@ -75,7 +83,8 @@ class Sampler:
     last window's look-ahead in the first new frame, which takes the jump out of the seam; frames after it are moved
     along, each by `fade` of the one before, so that the jump does not turn up one frame later. `limit`: deviations
     beyond which the network was never trained; what goes there is held a little below until it has come back by itself,
-    so that a call cannot leave the training range and does not flicker at its border. None: no limit.
+    so that a call cannot leave the training range and does not flicker at its border. None: no limit. `quiet`: where
+    given, frames in which nobody speaks are drawn to it, so that no context, however odd, keeps a mouth open.
     """
 
     engine: Engine
@@ -86,6 +95,7 @@ class Sampler:
     fade: float = 0.7
     limit: float | None = None
     noise: Noise = tick_noise
+    quiet: Quiet | None = None
 
     def from_photo(self, canonical: FloatArray, reference: FloatArray, seed: int) -> SamplerState:
         """A call with no past but the photo: what windows without context start from.
@@ -117,11 +127,13 @@ class Sampler:
         history = np.concatenate([photo.history, generated])[-(plan.committed + 1) :]
         return replace(photo, history=history, ahead=ahead)
 
-    def advance(self, states: Sequence[SamplerState], sound: FloatArray) -> tuple[FloatArray, list[SamplerState]]:
+    def advance(
+        self, states: Sequence[SamplerState], sound: FloatArray, spoken: FloatArray | None = None
+    ) -> tuple[FloatArray, list[SamplerState]]:
         """One hop for a batch of calls.
 
-        `sound` f32 (B, C + H + L, A): features of ticks next_tick - C onwards. Returns the new frames
-        (B, H, 70), normalised, and the states that follow.
+        `sound` f32 (B, C + H + L, A): features of ticks next_tick - C onwards; `spoken` f32 (B, C + H + L): share of
+        speech in them, None for all. Returns the new frames (B, H, 70), normalised, and the states that follow.
         """
         plan = self.plan
         rows = len(states)
@@ -141,6 +153,9 @@ class Sampler:
             expected = np.stack([state.ahead[:1] for state in states])
             fading = self.fade ** np.arange(plan.new + plan.lookahead, dtype=np.float32)
             made = made + self.blend * fading[:, None] * (expected - made[:, :1])
+        if self.quiet is not None and spoken is not None:
+            unspoken = 1 - spoken[:, plan.committed :, None]
+            made = made + unspoken * self.quiet.pull * (self.quiet.rest - made)
         new, ahead = np.split(made, [plan.new], axis=1)
         following = []
         for row, state in enumerate(states):

@@ -16,7 +16,8 @@ from engines.profile import KDTALKER, profile
 from engines.published.weights_files import open_model
 from engines.renderer import open_renderer
 from engines.runtime.opening import open_engine
-from engines.sampler import Sampler
+from engines.sampler import Quiet, Sampler
+from engines.voice import voice_model
 
 
 def open_talker(name: str = "embedded", weights: str | None = None, hop: int | None = None) -> Talker:
@@ -45,8 +46,9 @@ def open_talker(name: str = "embedded", weights: str | None = None, hop: int | N
         face.per_number(chosen.guidance),
         face.per_number(chosen.temperature),
         limit=chosen.deviations,
+        quiet=None if chosen.calm is None else Quiet(face.rest(), face.per_number(chosen.calm)),
     )
     placing = RelativePlacing(
         face.normalisation, life_model(own), chosen.limits, face.mouth, emotion_offsets(face), Gaze.of(face)
     )
-    return Talker(chosen, placing, encoder, sampler, open_renderer(chosen))
+    return Talker(chosen, placing, encoder, sampler, open_renderer(chosen), voice_model(own))

@@ -1,6 +1,6 @@
 """``python -m training all``: every step, one after another; or one of them alone.
 
-keypoints -> life -> emotions -> motion (build/motion.pt) -> ONNX files -> evaluation. Takes the tracks of
+keypoints -> life -> emotions -> voice -> motion (build/motion.pt) -> ONNX files -> evaluation. Takes the tracks of
 ``../shared/data`` (or KDTALKER_DATA) and writes ``engines/weights/embedded``.
 
 ``--videos DIR`` instead of a step: your own clips, tracked, checked, learned and written to ``--out``
@@ -34,6 +34,7 @@ from training.own import train_on_videos
 from training.shapes import first_template, shapes_of
 from training.tracks import REPOSITORY, Clip, data_folder, read_clips
 from training.train import SAMPLING, Recipe, train
+from training.voice import fit_voice
 
 console = Console()
 WEIGHTS = keypoint_fit.WEIGHTS
@@ -83,6 +84,13 @@ def fit_faces_of_emotion(_: argparse.Namespace) -> None:
     save_emotions(fit_emotions(shapes, face, mirror), WEIGHTS / "emotions.npz")
 
 
+def fit_presence_of_voice(_: argparse.Namespace) -> None:
+    """Write ``voice.npz``: whether somebody speaks."""
+    torch.set_num_threads(1)
+    items = items_of(shapes_of(_learn_from(permissive=False), face_model().template))
+    console.print(fit_voice(items, WEIGHTS / "voice.npz"))
+
+
 def fit_motion(arguments: argparse.Namespace) -> None:
     """Train the denoiser; write the checkpoint."""
     recipe = Recipe(seed=arguments.seed, steps=arguments.steps)
@@ -122,7 +130,7 @@ def measure(arguments: argparse.Namespace) -> None:
 
 def everything(arguments: argparse.Namespace) -> None:
     """All steps."""
-    for step in (fit_keypoints, fit_motion_of_life, fit_faces_of_emotion, fit_motion):
+    for step in (fit_keypoints, fit_motion_of_life, fit_faces_of_emotion, fit_presence_of_voice, fit_motion):
         step(arguments)
     # By name, as training and export do not know each other.
     subprocess.run([sys.executable, "-m", "export.to_onnx", str(arguments.checkpoint)], check=True, cwd=REPOSITORY)
@@ -133,6 +141,7 @@ STEPS = {
     "keypoints": fit_keypoints,
     "life": fit_motion_of_life,
     "emotions": fit_faces_of_emotion,
+    "voice": fit_presence_of_voice,
     "motion": fit_motion,
     "regression": fit_regression,
     "evaluate": measure,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +16,9 @@ from engines.profile import EMBEDDED, Parts
 from engines.runtime.opening import open_engine
 from engines.sampler import Sampler
 from engines.types import SPEECH_SAMPLES, FloatArray
+from engines.voice import VoiceModel, only_speech, voice_model
 from training.corpus import Item, measuring_matrix, rest_values
-from training.generate import Encode, TorchWindow, features_of, sampler_of, silent_feature, stream, torch_encoder
+from training.generate import Encode, TorchWindow, sampler_of, silent_feature, stream, torch_encoder
 from training.train import load_model
 
 
@@ -29,32 +30,38 @@ class Bench:
     encode: Encode
     face: FaceModel
     measures: FloatArray
+    voice: VoiceModel | None = field(default_factory=voice_model)
 
     def generate(self, items: Sequence[Item], seed: int, shuffled: bool = False) -> list[FloatArray]:
         """Normalised motion (T, 70) of every clip; `shuffled`: each with the next clip's sound."""
-        features = features_of(list(items), self.encode)
+        windows = [mel_windows(item.mel.T, EMBEDDED.mel, len(item.motion)) for item in items]
         if shuffled:
-            features = [_other(features, index) for index in range(len(features))]
-        return self._stream(features, [item.canonical for item in items], seed)
+            windows = [_other(windows, index) for index in range(len(windows))]
+        return self._stream(windows, [item.canonical for item in items], seed)
 
     def speak(self, sounds: Sequence[FloatArray], canonical: Sequence[FloatArray], seed: int) -> list[FloatArray]:
         """Normalised motion (T, 70) for every sound f32 (samples,), side by side."""
-        features = [
-            self.encode(mel_windows(log_mel(sound), EMBEDDED.mel, len(sound) // SPEECH_SAMPLES)) for sound in sounds
-        ]
-        return self._stream(features, list(canonical), seed)
+        windows = [mel_windows(log_mel(sound), EMBEDDED.mel, len(sound) // SPEECH_SAMPLES) for sound in sounds]
+        return self._stream(windows, list(canonical), seed)
 
     def lips(self, motion: FloatArray) -> FloatArray:
         """Opening, width, jaw above rest in eye distances, (T, 70) -> (T, 3)."""
         return np.asarray((motion - rest_values(self.face)) @ self.measures, np.float32)
 
-    def _stream(self, features: list[FloatArray], canonical: list[FloatArray], seed: int) -> list[FloatArray]:
-        return stream(self.sampler, self.face, features, canonical, silent_feature(self.encode), seed)
+    def _stream(self, windows: list[FloatArray], canonical: list[FloatArray], seed: int) -> list[FloatArray]:
+        """Motion for mel windows (T, 80, K) of every clip; as in a call, what is no speech counts as silence."""
+        silence = silent_feature(self.encode)
+        features = [self.encode(clip) for clip in windows]
+        shares = [np.ones(len(clip), np.float32) for clip in windows]
+        if self.voice is not None:
+            shares = [self.voice.advance(clip, self.voice.begin())[0] for clip in windows]
+            features = [only_speech(*pair, silence) for pair in zip(features, shares, strict=True)]
+        return stream(self.sampler, self.face, features, canonical, silence, seed, shares)
 
 
-def _other(features: list[FloatArray], index: int) -> FloatArray:
-    """Features of the next clip, cut or repeated to this clip's length."""
-    return np.resize(features[(index + 1) % len(features)], features[index].shape)
+def _other(windows: list[FloatArray], index: int) -> FloatArray:
+    """Mel windows of the next clip, cut or repeated to this clip's length."""
+    return np.resize(windows[(index + 1) % len(windows)], windows[index].shape)
 
 
 def open_bench(folder: Path) -> Bench:

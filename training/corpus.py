@@ -48,8 +48,8 @@ def measuring_matrix(face: FaceModel) -> FloatArray:
 
 
 def rest_values(face: FaceModel) -> FloatArray:
-    """Normalised motion (70,) of a face at rest: closed lips, open eyes, typical pose."""
-    return face.normalisation.normalise(np.eye(1, MOTION_WIDTH, dtype=np.float32)[0])
+    """Normalised motion (70,) of a face at rest."""
+    return face.rest()
 
 
 def mouth_numbers(face: FaceModel) -> np.ndarray:

@@ -158,7 +158,7 @@ def evaluate(
 
     `checkpoints`: the one that was exported to `folder`, then the same recipe's with other seeds. `regression`: a
     checkpoint of `kdtalker train regression`, left out where there is none. `before`: exported files of an earlier
-    model. `parts`: what of `PARTS` is measured; of the others the figures in the file are kept.
+    model, taken to hear everything as speech. `parts`: what of `PARTS` is measured; of the others the figures in the file are kept.
     """
     check_exported(folder, checkpoints[0])
     runs = [open_bench(folder), *(checkpoint_bench(path) for path in checkpoints[1:])]
@@ -170,7 +170,7 @@ def evaluate(
     subject = Subject(runs, others, groups_of(items_of(shapes)), shapes, root, folder)
     measured |= {part: getattr(subject, part)() for part in PARTS if part in parts and part != "before"}
     if "before" in parts and before is not None:
-        earlier = replace(subject, runs=[open_bench(before)], others={})
+        earlier = replace(subject, runs=[replace(open_bench(before), voice=None)], others={})
         measured["before"] = {part: getattr(earlier, part)() for part in COMPARED}
     target = folder / "figures.json"
     kept = json.loads(target.read_text()) if target.is_file() else {}

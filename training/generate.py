@@ -15,7 +15,7 @@ from engines.networks.audio_features import AudioFeatures
 from engines.networks.ddim import Ddim
 from engines.profile import EMBEDDED, Parts, WindowPlan
 from engines.runtime.base import Engine, TensorSpec
-from engines.sampler import Sampler
+from engines.sampler import Quiet, Sampler
 from engines.types import MOTION_WIDTH, FloatArray
 from training.batches import WINDOW
 from training.corpus import Item, rest_values
@@ -62,20 +62,28 @@ def stream(
     canonical: list[FloatArray],
     silence: FloatArray,
     seed: int,
+    spoken: list[FloatArray] | None = None,
 ) -> list[FloatArray]:
-    """Normalised motion (T, 70) of every clip, generated hop by hop as in a call, all clips side by side."""
+    """Normalised motion (T, 70) of every clip, generated hop by hop as in a call, all clips side by side.
+
+    `spoken` f32 (T,): share of speech in every frame of every clip, default: all.
+    """
     plan: WindowPlan = sampler.plan
     longest = max(len(feature) for feature in features)
     hops = -(-longest // plan.new)
     sound = np.broadcast_to(silence, (len(features), plan.length + hops * plan.new, len(silence))).copy()
+    shares = np.zeros(sound.shape[:2], np.float32)
     for row, feature in enumerate(features):
-        sound[row, plan.committed : plan.committed + len(feature)] = feature
+        there = slice(plan.committed, plan.committed + len(feature))
+        sound[row, there] = feature
+        shares[row, there] = 1 if spoken is None else spoken[row]
     rest = rest_values(face)
     states = [sampler.begin(token, rest, silence, seed + row) for row, token in enumerate(canonical)]
     motion = np.empty((len(features), hops * plan.new, MOTION_WIDTH), np.float32)
     for hop in range(hops):
         first = hop * plan.new
-        motion[:, first : first + plan.new], states = sampler.advance(states, sound[:, first : first + plan.length])
+        seen = slice(first, first + plan.length)
+        motion[:, first : first + plan.new], states = sampler.advance(states, sound[:, seen], shares[:, seen])
     return [rows[: len(feature)] for rows, feature in zip(motion, features, strict=True)]
 
 
@@ -89,4 +97,5 @@ def sampler_of(
 ) -> Sampler:
     """The production sampler around a window engine."""
     settings = (face.per_number(guidance), face.per_number(temperature))
-    return Sampler(window, EMBEDDED.window, *settings, limit=EMBEDDED.deviations)
+    quiet = None if EMBEDDED.calm is None else Quiet(face.rest(), face.per_number(EMBEDDED.calm))
+    return Sampler(window, EMBEDDED.window, *settings, limit=EMBEDDED.deviations, quiet=quiet)

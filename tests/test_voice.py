@@ -1,0 +1,109 @@
+"""Telling speech from other sounds, and lips that rest while nobody speaks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from engines.audio import log_mel, mel_windows
+from engines.face_mesh import face_model
+from engines.profile import EMBEDDED
+from engines.sampler import Quiet
+from engines.talkers import open_talker
+from engines.types import SPEECH_RATE, FloatArray, Identity, WeightsError
+from engines.voice import HOLD, only_speech, voice_model
+
+RNG = np.random.default_rng(0)
+
+
+def windows(sound: FloatArray) -> FloatArray:
+    return mel_windows(log_mel(sound), EMBEDDED.mel, len(sound) // 640)
+
+
+def hiss(seconds: float, level: float = 0.003) -> FloatArray:
+    return (level * RNG.standard_normal(int(seconds * SPEECH_RATE))).astype(np.float32)
+
+
+def breath(seconds: float) -> FloatArray:
+    swell = np.sin(np.pi * np.arange(int(seconds * SPEECH_RATE)) / (0.7 * SPEECH_RATE)) ** 2
+    return (0.02 * swell * RNG.standard_normal(len(swell))).astype(np.float32)
+
+
+def test_speech_is_heard_and_other_sounds_are_not(speak: Callable[[str], np.ndarray]) -> None:
+    voice = voice_model()
+    spoken, _ = voice.advance(
+        windows(speak("When the sunlight strikes raindrops in the air, they make a rainbow.")), voice.begin()
+    )
+    assert spoken[10:-10].mean() > 0.75
+    for other in (np.zeros(48000, np.float32), hiss(3), breath(3)):
+        shares, _ = voice.advance(windows(other), voice.begin())
+        assert shares[HOLD:].mean() < 0.3
+
+
+def test_ticks_one_by_one_give_what_all_at_once_give() -> None:
+    voice = voice_model()
+    heard = windows(hiss(1, 0.1))
+    whole, after = voice.advance(heard, voice.begin())
+    state, single = voice.begin(), []
+    for window in heard:
+        share, state = voice.advance(window[None], state)
+        single.append(share[0])
+    np.testing.assert_array_equal(single, whole)
+    np.testing.assert_array_equal(state.memory, after.memory)
+
+
+def test_speech_goes_on_between_words() -> None:
+    """An answer counts for HOLD ticks after it, and not for one more."""
+    voice = voice_model()
+    state = voice.begin()
+    state.recent[:] = 0
+    state.recent[-1] = 1.0
+    shares, _ = voice.advance(windows(np.zeros(2 * SPEECH_RATE, np.float32)), state)
+    assert (shares[: HOLD - 1] == 1).all()
+    assert shares[HOLD] < 1
+
+
+def test_what_is_no_speech_sounds_like_silence() -> None:
+    features, silence = np.ones((3, 4), np.float32), np.full(4, 5, np.float32)
+    mixed = only_speech(features, np.array([0, 0.5, 1], np.float32), silence)
+    np.testing.assert_allclose(mixed, np.repeat([[5.0], [3.0], [1.0]], 4, 1))
+
+
+def test_no_context_keeps_the_mouth_open_while_nobody_speaks() -> None:
+    """From a wide-open mouth, an odd past and no speech, the lips come to rest within half a second."""
+    talker, face = open_talker(), face_model()
+    sampler, plan = talker.sampler, talker.profile.window
+    assert isinstance(sampler.quiet, Quiet)
+    silence = talker.encoder.run(mel=np.full((1, *talker.mel_shape), -4, np.float32))["feature"][0]
+    state = sampler.from_photo(np.zeros(70, np.float32), face.rest(), seed=0)
+    state.history[:] = 4 * RNG.standard_normal(state.history.shape)
+    mouth = face.mouth.repeat(3)
+    quiet = np.zeros((1, plan.length), np.float32)
+    sound = np.repeat(silence[None], plan.length, axis=0)[None]
+    for _ in range(7):
+        new, (state,) = sampler.advance([state], sound, quiet)
+    assert np.abs((new - face.rest())[..., 7:][..., mouth]).max() < 0.8
+
+
+def test_the_mouth_rests_on_a_noisy_line(speak: Callable[[str], np.ndarray]) -> None:
+    talker, face = open_talker(), face_model()
+    source = face.normalisation.denormalise(face.rest())
+    canonical = face.canonical_keypoints(face.template)
+    identity = Identity(talker.profile.name, "rest", canonical, source, np.zeros((512, 512, 3), np.uint8))
+    speech = speak("Good morning to everybody.")
+    sound = np.concatenate([speech, hiss(2)])
+    motion = np.stack([tick.motion for tick in talker.listen(talker.begin(identity), sound)])
+    lips = face.offsets(motion[:, 7:].reshape(-1, 21, 3))
+    opening = lips[:, 14, 1] - lips[:, 13, 1]
+    opening -= np.median(opening[-25:])
+    end = len(speech) // 640
+    assert np.abs(opening[-25:]).max() < 0.15 * opening[:end].max()
+
+
+def test_missing_tables_are_named(tmp_path: Path) -> None:
+    (tmp_path / "voice.npz").write_bytes(b"not an archive")
+    with pytest.raises(WeightsError, match="voice tables"):
+        voice_model(tmp_path)
