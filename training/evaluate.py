@@ -158,7 +158,8 @@ def evaluate(
 
     `checkpoints`: the one that was exported to `folder`, then the same recipe's with other seeds. `regression`: a
     checkpoint of `kdtalker train regression`, left out where there is none. `before`: exported files of an earlier
-    model, taken to hear everything as speech. `parts`: what of `PARTS` is measured; of the others the figures in the file are kept.
+    model, taken to hear everything as speech. `parts`: what of `PARTS` is measured; of the others the figures in the
+    file are kept.
     """
     check_exported(folder, checkpoints[0])
     runs = [open_bench(folder), *(checkpoint_bench(path) for path in checkpoints[1:])]
