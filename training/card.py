@@ -15,7 +15,7 @@ from training.corpus import MEASURES
 from training.life_metrics import life_lines
 from training.tracks import held_out_names, read_index
 
-FILES = ("keypoints.npz", "audio_encoder.onnx", "window.onnx", "life.npz")
+FILES = ("keypoints.npz", "audio_encoder.onnx", "window.onnx", "voice.npz", "life.npz", "emotions.npz")
 SYSTEMS = ("ours", "regression", "one step", "loudness", "shuffled", "tracker")
 AIMS = {"opening": ".54", "width": ".40", "jaw": ".42", "velocity": ".32"}
 NEEDED = ("lips", "closing", "bilabials", "robustness", "rendered", "seams", "life", "keypoints")
@@ -29,8 +29,10 @@ KDTalker's family (arXiv 2503.12963) that is sampled in short windows while soun
 |---|---|
 | `keypoints.npz` | 21 implicit keypoints: how they move the 478-point face mesh, template, statistics |
 | `audio_encoder.onnx` | log-mel window of one frame -> 128 numbers |
-| `window.onnx` | one hop of DDIM, all steps: 6 committed, 2 new, 1 look-ahead frame |
+| `window.onnx` | one hop of DDIM, all steps, windows of up to 27 frames; a call: 6 committed, 2 new, 1 look-ahead |
+| `voice.npz` | whether somebody speaks: a recurrent cell over the same mel windows |
 | `life.npz` | head, brows, eyes, nods: a state-space model and renewal processes fitted to the tracks |
+| `emotions.npz` | what each emotion adds to the expression |
 
 ## Intended use and limits
 
@@ -42,8 +44,8 @@ Not for passing off synthetic video as a recording.
 - Trained on English and Arabic, mostly adults in front of a camera. Other languages and a child's voice move the mouth
   and let it close; how right the lips are there was not measured on recordings of them.
 - Other people, music or typing that the microphone hears while the speaker is silent can still open the mouth.
-- Rarely the mouth hangs open into a pause: after the Spanish clip below with the noise seed of the table, with none of
-  96 other seeds; it closed again within six seconds.
+- Half a second after the last speech the mouth is drawn to rest, whatever its past, unless what is heard is taken for
+  speech: a steady hum with harmonics is.
 - Depth (z) of the tracks is a guess of the tracker, so lip protrusion is weak.
 - Head, brows and eyes follow loudness and stress only; gestures do not follow meaning. Tracked heads move before
   the syllable they stress, ours after it.
