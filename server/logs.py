@@ -35,6 +35,11 @@ class JsonLines(logging.Formatter):
         return json.dumps(entry, ensure_ascii=False)
 
 
+def _worth_saying(record: logging.LogRecord) -> bool:
+    """False for what uvicorn 0.54 reports after each WebSocket that was refused in words: the client has its answer."""
+    return record.getMessage() != "ASGI callable returned without completing handshake."
+
+
 def configure(level: str, form: str) -> None:
     """Log to standard error; `level` as in `Settings.log_level`, `form` is `text` or `json`."""
     handler = logging.StreamHandler()
@@ -43,4 +48,5 @@ def configure(level: str, form: str) -> None:
     logging.basicConfig(level=max(wanted, logging.INFO), handlers=[handler])
     for name in OWN:
         logging.getLogger(name).setLevel(wanted)
+    logging.getLogger("uvicorn.error").addFilter(_worth_saying)
     logging.getLogger("aioice").setLevel(logging.WARNING)

@@ -23,10 +23,11 @@ LARGEST = 300 * MS  # of the playout delay
 CAPACITY = 2 * PLAYBACK_RATE
 WINDOW = 4.0  # seconds of arrivals that the delay is chosen from
 USUAL, RARE = 0.5, 0.99  # quantiles of arrivals: most packets, and stragglers that the delay still waits for
-TAIL = 0.4  # of the distance between the two is waited for too; what comes even later is concealed
+TAIL = 0.25  # of the distance between the two is waited for too; what comes even later is concealed
 MARGIN = 2 * MS  # on top: the event loop's own wake-ups
 DEAD_ZONE = 3 * MS  # a packet that could be read this much earlier is worth a change of the delay
-LEAD = 0.012  # seconds from the first packets to a call's cuts: how much jitter may grow before delay does
+SETTLED = 5  # packets that say when the next ones come, once a call has started
+LEAD = 0.016  # seconds from the first packets to a call's cuts: how much jitter may grow before delay does
 DRIFT_LIMIT = 9  # samples of 1920 that a tick may be stretched by: 0.47 %
 SPLICE_FROM = 12 * MS  # errors above this are cut out or filled in, a pitch period at a time
 
@@ -100,8 +101,11 @@ class Playout:
 
     def best_cut(self) -> float:
         """A moment to cut at, now or soon: every 20 ms from then on the packets of a tick have just come."""
-        travel = max(moment - end / PLAYBACK_RATE for moment, _, end in self._arrivals)
-        return travel + self._end / PLAYBACK_RATE + LEAD
+        # While a call starts, the first packets come bunched. They say nothing about the line: they are forgotten.
+        while len(self._arrivals) > SETTLED:
+            self._arrivals.popleft()
+        travel = [moment - end / PLAYBACK_RATE for moment, _, end in self._arrivals]
+        return float(np.median(travel)) + self._end / PLAYBACK_RATE + LEAD
 
     def _look(self, now: float) -> tuple[float, int]:
         """The position that a packet of the shortest travel ends at when it arrives `now`, and the position to

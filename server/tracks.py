@@ -25,7 +25,7 @@ from server.sound import Decimator
 
 SCALE = np.float32(1 / 32768)
 PACKET_SECONDS = TICK_SECONDS / 2
-FIRST_PACKETS = 3  # that tell when the next ones will come
+FIRST_PACKETS = 10  # that tell when the next ones will come
 UNHEARD = 250  # ticks of sound that wait for the engines
 AT_ONCE = 10  # of them taken at a time, so that a backlog does not keep a worker from other calls
 BACKLOG = 50  # ticks that a track keeps for a sender that does not ask for them
