@@ -14,14 +14,13 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from engines.cache import cache_folder
@@ -32,10 +31,10 @@ from engines.types import FPS, SPEECH_SAMPLES, KDTalkerError
 from training.baselines import fit_loudness, loudness
 from training.bench import open_bench
 from training.corpus import MEASURES, Item, items_of, measuring_matrix
+from training.gathering import Film, gather
 from training.keypoints import WEIGHTS, motion_of, opening_gains
 from training.life import blink_moments, fit_life, save_life
 from training.metrics import lip_score
-from training.offset import Offset, in_step, offset_of
 from training.plots import plot_lips, plot_training
 from training.shapes import Shape, mirror_of, shapes_of
 from training.sync_table import measure
@@ -43,7 +42,7 @@ from training.syncnet import load_syncnet
 from training.team import Team, open_team
 from training.tracks import REPOSITORY, Clip
 from training.train import Recipe, train
-from training.videos import Track, TrackCache, UnusableFilmError, films
+from training.videos import TrackCache
 
 VALIDATED = 0.12  # share of the frames that are kept for choosing, at least
 PEOPLE = 4  # from so many on whole people are kept for it, with fewer whole clips
@@ -51,62 +50,6 @@ CUT = 0.15  # of a single clip
 ENOUGH = 5.0  # minutes; with fewer the model mostly learns the clips by heart
 BLINKS, SWAY = 12, 120.0  # blinks and seconds from which head and eyes can be fitted
 SEEDS = (11, 23, 37)
-
-
-@dataclass(frozen=True, slots=True)
-class Film:
-    """One film and what became of it: a clip in step with its sound, or the reason why there is none."""
-
-    path: Path
-    person: str
-    track: Track | None = None
-    offset: Offset | None = None
-    clip: Clip | None = None
-    refused: str = ""
-
-
-def _tracked(path: Path, person: str, cache: TrackCache, progress: Any = lambda share: None) -> Film:
-    try:
-        return Film(path, person, cache.track(path, progress))
-    except UnusableFilmError as error:
-        return Film(path, person, refused=str(error))
-
-
-def _whole(film: Film, track: Track) -> Clip:
-    return Clip("clips", film.path.stem, film.person, "train", track.mesh, track.sound)
-
-
-def _judged(film: Film, offset: Offset | None) -> Film:
-    """The film with its clip, or with the reason why it has none."""
-    if film.track is None or offset is None:
-        return film
-    try:
-        return replace(film, offset=offset, clip=in_step(_whole(film, film.track), offset))
-    except UnusableFilmError as error:
-        return replace(film, offset=offset, refused=str(error))
-
-
-def gather(folder: Path, cache: TrackCache, team: Team, console: Console) -> list[Film]:
-    """Every film of the folder, tracked and checked; a folder inside it holds one person, loose films one each."""
-    paths = films(folder)
-    people = [path.relative_to(folder).parts[0] if path.parent != folder else path.stem for path in paths]
-    columns = (TextColumn("tracking {task.fields[film]}"), BarColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not team.leads) as bar:
-        shown = bar.add_task("tracking", total=float(len(paths)), film="")
-        for index in team.share(len(paths)):
-
-            def step(share: float, index: int = index) -> None:
-                bar.update(shown, completed=index + share, film=paths[index].name)
-
-            _tracked(paths[index], people[index], cache, step)
-    team.wait()
-    found = [_tracked(path, person, cache) for path, person in zip(paths, people, strict=True)]
-
-    def offsets() -> list[Offset | None]:
-        bench = open_bench(WEIGHTS)
-        return [None if film.track is None else offset_of(_whole(film, film.track), bench) for film in found]
-
-    return [_judged(film, offset) for film, offset in zip(found, team.from_leader(offsets), strict=True)]
 
 
 def _order(name: str) -> str:

@@ -35,9 +35,9 @@ from engines.profile import KDTALKER
 from engines.published.cropping import NETWORK_SIDE, cut_face, face_box, mesh_features
 from engines.published.weights_files import FILES, NORM, WeightsFolder, find_in, open_model, weights_folder
 from engines.types import FPS, MOTION_WIDTH, ByteArray, FloatArray, KDTalkerError
+from training.gathering import Film
 from training.loop import Plan, Run, learn, products
 from training.offset import kept_frames
-from training.own import Film
 from training.team import Team
 from training.tracks import Clip
 from training.videos import TrackCache, pictures
