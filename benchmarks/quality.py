@@ -30,12 +30,13 @@ from engines.profile import EMBEDDED, PROFILES, WindowPlan
 from engines.runtime.base import Engine
 from engines.runtime.opening import open_engine
 from engines.sampler import Sampler
+from engines.talkers import sampler_of
 from engines.types import FPS, KDTalkerError
 from export.graphs import window_graph
 from export.onnx_file import write
 from export.to_onnx import load_embedded
 from training.corpus import MEASURES
-from training.generate import Encode, sampler_of, torch_encoder
+from training.generate import Encode, torch_encoder
 
 Row = dict[str, Any]
 HOPS = (1, 2, 3, 4, 6, 8, 12, 16)
@@ -46,7 +47,7 @@ FROM_THREE = 3  # steps from which the second order differs from the first
 
 def streaming(engine: Engine, plan: WindowPlan = EMBEDDED.window) -> Sampler:
     """The production sampler around a window engine, its windows laid out by `plan`."""
-    return replace(sampler_of(engine, face_model()), plan=plan)
+    return sampler_of(engine, face_model(), replace(EMBEDDED, window=plan))
 
 
 def hop_rows(folder: Path, hops: Sequence[int], seeds: Sequence[int]) -> Iterator[Row]:

@@ -7,14 +7,15 @@ from pathlib import Path
 
 from engines.cache import cache_folder
 from engines.emotions import emotion_offsets
-from engines.face_mesh import face_model
+from engines.face_mesh import FaceModel, face_model
 from engines.gaze import Gaze
 from engines.life import life_model
 from engines.pipeline import Talker
 from engines.placing import RelativePlacing
-from engines.profile import KDTALKER, profile
+from engines.profile import KDTALKER, Profile, profile
 from engines.published.weights_files import open_model
 from engines.renderer import open_renderer
+from engines.runtime.base import Engine
 from engines.runtime.opening import open_engine
 from engines.sampler import Quiet, Sampler
 from engines.voice import voice_model
@@ -40,7 +41,15 @@ def open_talker(name: str = "embedded", weights: str | None = None, hop: int | N
         encoder = open_engine(path, expect={"profile": chosen.name, "network": "audio_encoder"})
     with as_file(folder / "window.onnx") as path:
         window = open_engine(path, expect={"profile": chosen.name, "network": "window"})
-    sampler = Sampler(
+    placing = RelativePlacing(
+        face.normalisation, life_model(own), chosen.limits, face.mouth, emotion_offsets(face), Gaze.of(face)
+    )
+    return Talker(chosen, placing, encoder, sampler_of(window, face, chosen), open_renderer(chosen), voice_model(own))
+
+
+def sampler_of(window: Engine, face: FaceModel, chosen: Profile) -> Sampler:
+    """The sampler of a profile whose settings go by parts of the face, around its window network."""
+    return Sampler(
         window,
         chosen.window,
         face.per_number(chosen.guidance),
@@ -48,7 +57,3 @@ def open_talker(name: str = "embedded", weights: str | None = None, hop: int | N
         limit=chosen.deviations,
         quiet=None if chosen.calm is None else Quiet(face.rest(), face.per_number(chosen.calm)),
     )
-    placing = RelativePlacing(
-        face.normalisation, life_model(own), chosen.limits, face.mouth, emotion_offsets(face), Gaze.of(face)
-    )
-    return Talker(chosen, placing, encoder, sampler, open_renderer(chosen), voice_model(own))

@@ -100,8 +100,11 @@ class Playout:
         return Taken(sound, self._arrival_of(first))
 
     def best_cut(self) -> float:
-        """A moment to cut at, now or soon: every 20 ms from then on the packets of a tick have just come."""
-        # While a call starts, the first packets come bunched. They say nothing about the line: they are forgotten.
+        """A moment to cut at, now or soon: every 20 ms from then on the packets of a tick have just come.
+
+        What arrived before the latest `SETTLED` packets is forgotten: while a call starts packets come bunched, which
+        says nothing about the line.
+        """
         while len(self._arrivals) > SETTLED:
             self._arrivals.popleft()
         travel = [moment - end / PLAYBACK_RATE for moment, _, end in self._arrivals]

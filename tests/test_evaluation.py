@@ -19,7 +19,7 @@ from training import noises, phonemes, sounds  # noqa: E402
 from training.bench import checkpoint_bench, open_bench  # noqa: E402
 from training.bilabials import Closures, met_closures, separating_threshold  # noqa: E402
 from training.closing import closing  # noqa: E402
-from training.corpus import measuring_matrix, rest_values  # noqa: E402
+from training.corpus import measuring_matrix  # noqa: E402
 from training.evaluate import AVATAR, check_exported  # noqa: E402
 from training.keypoints import WEIGHTS  # noqa: E402
 from training.metrics import FIGURES, interval, lag, score_rows  # noqa: E402
@@ -210,7 +210,7 @@ def test_rendered_lips_are_seen_to_do_what_drives_them() -> None:
     from engines.portrait.prepare import prepare
 
     item = talking_items(1, frames=60)[0]
-    motion = np.tile(rest_values(bench.face), (60, 1))
+    motion = np.tile(bench.face.rest(), (60, 1))
     lips = np.abs(np.sin(np.arange(60) / 4))[:, None].astype(np.float32)
     opening = bench.measures[:, 0]
     motion += 0.12 * lips * opening / (opening @ opening)

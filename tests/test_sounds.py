@@ -13,7 +13,7 @@ from engines.types import SPEECH_RATE
 from tests.test_training import talking_items
 from training import batches
 from training.batches import Batches, amplitude
-from training.corpus import mouth_numbers, rest_values
+from training.corpus import mouth_numbers
 from training.shapes import mirror_index
 from training.sounds import KINDS, MAKERS, amplitude_bank
 
@@ -57,7 +57,7 @@ def test_the_mouth_is_shut_while_only_other_sounds_are_heard(monkeypatch: pytest
     mesh = face.template.copy()
     mesh[np.flatnonzero(mesh[:, 1] > mesh[13, 1] + 0.03)] += np.array([0, 0.12, 0], np.float32)
     batch = Batches(talking_items(), face, mirror_index(mesh), 0, {"clips": 1.0}).draw(3000)
-    shut = np.abs(batch.motion - rest_values(face))[..., mouth_numbers(face)].max(-1) < 1e-5
+    shut = np.abs(batch.motion - face.rest())[..., mouth_numbers(face)].max(-1) < 1e-5
     assert shut.mean() > 0.2
     starts = batch.starts[shut]
     heard = [

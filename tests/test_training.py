@@ -17,7 +17,7 @@ from engines.profile import EMBEDDED  # noqa: E402
 from engines.runtime.opening import open_engine  # noqa: E402
 from export.to_onnx import export_embedded, load_embedded, window_example  # noqa: E402
 from training.batches import LENGTHS, WINDOW, Batches, amplitude, from_amplitude  # noqa: E402
-from training.corpus import Item, measuring_matrix, mirror_matrix, mouth_numbers, rest_values  # noqa: E402
+from training.corpus import Item, measuring_matrix, mirror_matrix, mouth_numbers  # noqa: E402
 from training.shapes import mirror_index  # noqa: E402
 from training.tracks import Clip, held_out_names  # noqa: E402
 from training.train import MotionModel, Objective, Recipe, train  # noqa: E402
@@ -31,7 +31,7 @@ RECIPE = Recipe(network=TINY, steps=40, frames=200, warm_up=5, rate=5e-3, check_
 def talking_items(count: int = 6, frames: int = 60) -> list[Item]:
     """Mouths that open with the loudness of a buzz: enough to learn from in seconds."""
     face, items = face_model(), []
-    mouth, rest = mouth_numbers(face), rest_values(face)
+    mouth, rest = mouth_numbers(face), face.rest()
     for index in range(count):
         rng = np.random.default_rng(index)
         loud = np.convolve(rng.standard_normal(frames + 8), np.ones(9) / 3, "valid").astype(np.float32)

@@ -16,7 +16,7 @@ from engines.audio import BANDS, SILENCE, MelWindow
 from engines.face_mesh import FaceModel
 from engines.types import FPS, SPEECH_RATE, FloatArray
 from training import sounds
-from training.corpus import LARGEST, Item, mirror_matrix, mouth_numbers, rest_values
+from training.corpus import LARGEST, Item, mirror_matrix, mouth_numbers
 
 WINDOW = MelWindow(columns=20, reach=1280)
 COLUMNS_PER_FRAME = SPEECH_RATE / FPS / 200  # 3.2
@@ -73,7 +73,7 @@ class Batches:
         self._rng = np.random.default_rng(seed)  # begun anew with every batch
         self._mirror, self._mirror_offset = mirror_matrix(face, mirror)
         self._mouth = mouth_numbers(face)
-        self._rest = rest_values(face)
+        self._rest = face.rest()
         self._other_sounds = sounds.amplitude_bank(seed)
         self._chance = self._sampling(items, MIX if mix is None else mix)
 

@@ -15,10 +15,11 @@ from engines.networks.ddim import Ddim, DdimConfig
 from engines.profile import EMBEDDED, Parts
 from engines.runtime.opening import open_engine
 from engines.sampler import Sampler
+from engines.talkers import sampler_of
 from engines.types import SPEECH_SAMPLES, FloatArray
 from engines.voice import VoiceModel, only_speech, voice_model
-from training.corpus import Item, measuring_matrix, rest_values
-from training.generate import Encode, TorchWindow, sampler_of, silent_feature, stream, torch_encoder
+from training.corpus import Item, measuring_matrix
+from training.generate import Encode, TorchWindow, silent_feature, stream, torch_encoder
 from training.train import load_model
 
 
@@ -46,7 +47,7 @@ class Bench:
 
     def lips(self, motion: FloatArray) -> FloatArray:
         """Opening, width, jaw above rest in eye distances, (T, 70) -> (T, 3)."""
-        return np.asarray((motion - rest_values(self.face)) @ self.measures, np.float32)
+        return np.asarray((motion - self.face.rest()) @ self.measures, np.float32)
 
     def _stream(self, windows: list[FloatArray], canonical: list[FloatArray], seed: int) -> list[FloatArray]:
         """Motion for mel windows (T, 80, K) of every clip; as in a call, what is no speech counts as silence."""
@@ -67,7 +68,7 @@ def _other(windows: list[FloatArray], index: int) -> FloatArray:
 def open_bench(folder: Path) -> Bench:
     """Bench around ``audio_encoder.onnx`` and ``window.onnx``, with the settings of the embedded profile."""
     encoder, face = open_engine(folder / "audio_encoder.onnx"), face_model()
-    sampler = sampler_of(open_engine(folder / "window.onnx"), face)
+    sampler = sampler_of(open_engine(folder / "window.onnx"), face, EMBEDDED)
     return Bench(sampler, lambda windows: encoder.run(mel=windows)["feature"], face, measuring_matrix(face))
 
 
@@ -86,7 +87,7 @@ def checkpoint_bench(
     face = face_model()
     config = DdimConfig(**saved["recipe"]["sampling"])
     loop = Ddim(model.denoiser, replace(config, steps=steps or config.steps), saved["context_shares"])
-    sampler = sampler_of(TorchWindow(loop), face, guidance, temperature)
+    sampler = sampler_of(TorchWindow(loop), face, replace(EMBEDDED, guidance=guidance, temperature=temperature))
     return Bench(sampler, torch_encoder(model.encoder), face, measuring_matrix(face))
 
 

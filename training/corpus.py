@@ -47,11 +47,6 @@ def measuring_matrix(face: FaceModel) -> FloatArray:
     return matrix
 
 
-def rest_values(face: FaceModel) -> FloatArray:
-    """Normalised motion (70,) of a face at rest."""
-    return face.rest()
-
-
 def mouth_numbers(face: FaceModel) -> np.ndarray:
     """Which of the 70 numbers belong to lips and jaw, bool (70,)."""
     numbers = np.zeros(MOTION_WIDTH, bool)

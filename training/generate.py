@@ -13,12 +13,12 @@ from engines.audio import BANDS, SILENCE, mel_windows
 from engines.face_mesh import FaceModel
 from engines.networks.audio_features import AudioFeatures
 from engines.networks.ddim import Ddim
-from engines.profile import EMBEDDED, Parts, WindowPlan
-from engines.runtime.base import Engine, TensorSpec
-from engines.sampler import Quiet, Sampler
+from engines.profile import WindowPlan
+from engines.runtime.base import TensorSpec
+from engines.sampler import Sampler
 from engines.types import MOTION_WIDTH, FloatArray
 from training.batches import WINDOW
-from training.corpus import Item, rest_values
+from training.corpus import Item
 
 Encode = Callable[[FloatArray], FloatArray]
 
@@ -77,7 +77,7 @@ def stream(
         there = slice(plan.committed, plan.committed + len(feature))
         sound[row, there] = feature
         shares[row, there] = 1 if spoken is None else spoken[row]
-    rest = rest_values(face)
+    rest = face.rest()
     states = [sampler.begin(token, rest, silence, seed + row) for row, token in enumerate(canonical)]
     motion = np.empty((len(features), hops * plan.new, MOTION_WIDTH), np.float32)
     for hop in range(hops):
@@ -90,12 +90,3 @@ def stream(
 def silent_feature(encode: Encode) -> FloatArray:
     """Feature (A,) of digital silence."""
     return encode(np.full((1, BANDS, WINDOW.columns), SILENCE, np.float32))[0]
-
-
-def sampler_of(
-    window: Engine, face: FaceModel, guidance: Parts = EMBEDDED.guidance, temperature: Parts = EMBEDDED.temperature
-) -> Sampler:
-    """The production sampler around a window engine."""
-    settings = (face.per_number(guidance), face.per_number(temperature))
-    quiet = None if EMBEDDED.calm is None else Quiet(face.rest(), face.per_number(EMBEDDED.calm))
-    return Sampler(window, EMBEDDED.window, *settings, limit=EMBEDDED.deviations, quiet=quiet)

@@ -6,7 +6,7 @@ noised at a level of its own); lip errors weigh extra, because numbers that a vi
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,11 @@ from engines.face_mesh import FaceModel, face_model
 from engines.networks.audio_features import AudioFeatures
 from engines.networks.ddim import PREFIX, TRAINING_STEPS, Ddim, DdimConfig, signal_shares
 from engines.networks.denoiser import Denoiser, DenoiserConfig
-from engines.profile import Parts
+from engines.profile import EMBEDDED, Parts
+from engines.talkers import sampler_of
 from training.batches import Batch, Batches
-from training.corpus import Item, measuring_matrix, mouth_numbers, rest_values
-from training.generate import TorchWindow, features_of, sampler_of, silent_feature, stream, torch_encoder
+from training.corpus import Item, measuring_matrix, mouth_numbers
+from training.generate import TorchWindow, features_of, silent_feature, stream, torch_encoder
 from training.loop import Plan, Run, learn, products, weights_of
 from training.metrics import lip_curves, lip_score
 from training.team import ALONE, Team
@@ -84,7 +85,7 @@ class Objective:
     def __init__(self, face: FaceModel, items: list[Item], recipe: Recipe, device: torch.device = ALONE.device) -> None:
         self.recipe, self.device = recipe, device
         self.shares = signal_shares("cosine").to(device)
-        self.rest = self._put(rest_values(face))
+        self.rest = self._put(face.rest())
         measures = measuring_matrix(face)
         spread = np.concatenate([item.motion @ measures for item in items]).std(0)
         self.measures = self._put(measures / spread)
@@ -197,8 +198,9 @@ class Chooser:
         encode = torch_encoder(model.encoder)
         sampling = self.recipe.sampling
         loop = Ddim(model.denoiser, sampling, context_shares(self.face, sampling.context_time or 0))
-        settings = (Parts(*self.recipe.guidance), Parts(*self.recipe.temperature))
-        sampler = sampler_of(TorchWindow(loop), self.face, *settings)
+        guidance, temperature = Parts(*self.recipe.guidance), Parts(*self.recipe.temperature)
+        settings = replace(EMBEDDED, guidance=guidance, temperature=temperature)
+        sampler = sampler_of(TorchWindow(loop), self.face, settings)
         figures: dict[str, float] = {}
         for name, items in self.groups.items():
             if not items:
