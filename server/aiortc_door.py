@@ -17,6 +17,7 @@ from aioice.candidate import candidate_foundation, candidate_priority
 from aioice.ice import StunProtocol, get_host_addresses, server_reflexive_candidate
 from aioice.turn import UDP_SOCKET_BUFFER_SIZE
 from aiortc import (
+    InvalidStateError,
     RTCConfiguration,
     RTCIceServer,
     RTCIceTransportPolicy,
@@ -40,14 +41,26 @@ RESTART = 1000  # packets: a sequence number this far behind is a new stream, no
 
 
 class _PeerConnection(RTCPeerConnection):
-    """Binds and names its candidates as `network` says; raises PortsExhaustedError from `setLocalDescription`."""
+    """Binds and names its candidates as `network` says; raises PortsExhaustedError from `setLocalDescription`.
+
+    Closed while it connects it is closed in silence: aiortc's own goes on to the next transceiver of the bundle and
+    leaves an InvalidStateError in a task that nobody asks.
+    """
 
     def __init__(self, network: Network) -> None:
         servers = [RTCIceServer(server.urls, server.username, server.credential) for server in network.servers]
         policy = RTCIceTransportPolicy.RELAY if network.relay_only else RTCIceTransportPolicy.ALL
         # aiortc reads `iceServers=None` as "ask a public STUN server"; an empty list is what asks nobody.
         super().__init__(RTCConfiguration(iceServers=servers, iceTransportPolicy=policy))
+        _attribute(self, "_RTCPeerConnection__connect")
         self._network = network
+
+    async def _RTCPeerConnection__connect(self) -> None:  # noqa: N802  # overrides
+        try:
+            await super()._RTCPeerConnection__connect()  # type: ignore[misc]
+        except InvalidStateError:
+            if not _attribute(self, "_RTCPeerConnection__isClosed"):
+                raise
 
     async def setLocalDescription(  # noqa: N802  # overrides
         self,

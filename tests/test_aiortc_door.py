@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import random
 from collections.abc import AsyncIterator, Callable
 
@@ -28,10 +29,10 @@ async def peers() -> AsyncIterator[tuple[RTCPeerConnection, RTCPeerConnection]]:
         await end.close()
 
 
-async def until(condition: Callable[[], bool], within: float = 5) -> None:
+async def until(condition: Callable[[], bool], within: float = 5, often: float = 0.01) -> None:
     async with asyncio.timeout(within):
         while not condition():  # noqa: ASYNC110  # what is waited for is deep inside aiortc
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(often)
 
 
 async def test_no_foreign_server_is_asked() -> None:
@@ -48,6 +49,32 @@ async def test_no_foreign_server_is_asked() -> None:
     finally:
         await ours.close()
         await default.close()
+
+
+async def test_closed_while_it_connects_nothing_is_left_unasked() -> None:
+    complaints: dict[bool, list[object]] = {True: [], False: []}
+    for ours, heard in complaints.items():
+        asyncio.get_running_loop().set_exception_handler(lambda _, told, heard=heard: heard.append(told))
+        for moment in range(12):
+            browser, server = (
+                door.peer_connection(Network()) if ours else RTCPeerConnection(RTCConfiguration(iceServers=[]))
+                for _ in range(2)
+            )
+            for kind in ("audio", "video"):
+                browser.addTransceiver(kind)
+            await browser.setLocalDescription(await browser.createOffer())
+            await server.setRemoteDescription(browser.localDescription)
+            await server.setLocalDescription(await server.createAnswer())
+            await browser.setRemoteDescription(server.localDescription)
+            transport = server.getTransceivers()[0].receiver.transport
+            await until(lambda transport=transport: transport.state == "connecting", often=0)
+            await asyncio.sleep(moment / 2000)
+            await server.close()
+            await browser.close()
+            await asyncio.sleep(0.01)
+            gc.collect()
+    assert complaints[False], "aiortc no longer leaves an error in a task: the rule can go"
+    assert not complaints[True]
 
 
 def packet(number: int, data: bytes = b"sound") -> RtpPacket:
