@@ -9,14 +9,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from rich.progress import track
-from torch import Tensor, nn
 from torch.nn import functional as F
 
 from engines.audio import BANDS
 from engines.types import FloatArray
-from engines.voice import VoiceModel
 from training.batches import COLUMNS_PER_FRAME, WINDOW, amplitude, from_amplitude
 from training.corpus import Item
+from training.recurrent import Listener
 from training.sounds import amplitude_bank
 
 TICKS = 60
@@ -36,38 +35,6 @@ class VoiceRecipe:
     sequences: int = 24
     rate: float = 2e-3
     seed: int = 0
-
-
-class Voice(nn.Module):
-    """The network of `engines.voice` for whole sequences."""
-
-    def __init__(self, features: int, state: int) -> None:
-        super().__init__()
-        self.reading = nn.Linear(BANDS * WINDOW.columns, features)
-        self.cell = nn.GRU(features, state, batch_first=True)
-        self.answer = nn.Linear(state, 1)
-
-    def forward(self, windows: Tensor) -> Tensor:
-        """Windows (B, T, 80, K) -> logits (B, T)."""
-        read = F.dropout(F.relu(self.reading(windows.flatten(2))), 0.1, self.training)
-        logits: Tensor = self.answer(self.cell(read)[0])[..., 0]
-        return logits
-
-    def tables(self) -> VoiceModel:
-        def plain(tensor: Tensor) -> FloatArray:
-            return np.ascontiguousarray(tensor.detach().numpy(), np.float32)
-
-        cell = self.cell
-        return VoiceModel(
-            reading=plain(self.reading.weight.T),
-            reading_bias=plain(self.reading.bias),
-            gates_in=plain(cell.weight_ih_l0.T),
-            gates_in_bias=plain(cell.bias_ih_l0),
-            gates_past=plain(cell.weight_hh_l0.T),
-            gates_past_bias=plain(cell.bias_hh_l0),
-            answer=plain(self.answer.weight[0]),
-            answer_bias=plain(self.answer.bias[0]),
-        )
 
 
 class Scenes:
@@ -138,7 +105,7 @@ def fit_voice(items: list[Item], path: Path, recipe: VoiceRecipe | None = None) 
     recipe = recipe or VoiceRecipe()
     torch.manual_seed(recipe.seed)
     scenes = Scenes([item for item in items if item.clip.split == "train"], recipe.seed)
-    network = Voice(recipe.features, recipe.state)
+    network = Listener(recipe.features, recipe.state)
     optimiser = torch.optim.AdamW(network.parameters(), lr=recipe.rate, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, recipe.steps)
     for _ in track(range(recipe.steps), "voice"):

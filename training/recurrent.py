@@ -1,0 +1,47 @@
+"""The network of `engines.recurrent` for whole sequences, to be fitted."""
+
+from __future__ import annotations
+
+import numpy as np
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from engines.audio import BANDS
+from engines.recurrent import Recurrent
+from engines.types import FloatArray
+from training.batches import WINDOW
+
+
+class Listener(nn.Module):
+    """`features` of a mel window, `state` numbers of memory; `dropout` of the features while fitting."""
+
+    def __init__(self, features: int, state: int, dropout: float = 0.1) -> None:
+        super().__init__()
+        self.reading = nn.Linear(BANDS * WINDOW.columns, features)
+        self.cell = nn.GRU(features, state, batch_first=True)
+        self.answer = nn.Linear(state, 1)
+        self.dropout = dropout
+
+    def forward(self, windows: Tensor) -> Tensor:
+        """Windows (B, T, 80, K) -> logits (B, T)."""
+        read = F.dropout(F.relu(self.reading(windows.flatten(2))), self.dropout, self.training)
+        logits: Tensor = self.answer(self.cell(read)[0])[..., 0]
+        return logits
+
+    def tables(self) -> Recurrent:
+        """The parameters as calls read them."""
+
+        def plain(tensor: Tensor) -> FloatArray:
+            return np.ascontiguousarray(tensor.detach().numpy(), np.float32)
+
+        cell = self.cell
+        return Recurrent(
+            reading=plain(self.reading.weight.T),
+            reading_bias=plain(self.reading.bias),
+            gates_in=plain(cell.weight_ih_l0.T),
+            gates_in_bias=plain(cell.bias_ih_l0),
+            gates_past=plain(cell.weight_hh_l0.T),
+            gates_past_bias=plain(cell.bias_hh_l0),
+            answer=plain(self.answer.weight[0]),
+            answer_bias=plain(self.answer.bias[0]),
+        )
