@@ -12,16 +12,8 @@ torch = pytest.importorskip("torch")
 from engines.networks.checkpoints import DENOISER, load_checkpoint, load_normalisation  # noqa: E402
 from engines.networks.ddim import DdimConfig, Schedule  # noqa: E402
 from engines.networks.denoiser import PUBLISHED, Denoiser, DenoiserConfig  # noqa: E402
-from training.published import (  # noqa: E402
-    FRAMES,
-    NoiseRecipe,
-    NoiseTask,
-    Performance,
-    save_denoiser,
-    save_normalisation,
-    statistics,
-    train_noise,
-)
+from training.performances import FRAMES, Performance, statistics  # noqa: E402
+from training.published import NoiseRecipe, NoiseTask, save_denoiser, save_normalisation, train_noise  # noqa: E402
 from training.team import ALONE  # noqa: E402
 
 SMALL = DenoiserConfig(width=48, layers=1, heads=4, time_width=16, audio_width=512, rotary=4, published_layout=True)
