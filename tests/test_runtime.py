@@ -20,10 +20,11 @@ from engines.runtime.base import (
     example_inputs,
     padded_batch,
 )
+from engines.runtime.captured import fill_rows
 from engines.runtime.onnxruntime import OnnxRuntimeEngine
 from engines.runtime.opening import open_engine
 from engines.runtime.stepped import SteppedWindow
-from engines.runtime.torch import TorchEngine, fill_rows, save_program
+from engines.runtime.torch import TorchEngine, save_program
 from engines.talkers import open_talker
 from engines.types import EngineError, Identity, WeightsError
 from export import examples

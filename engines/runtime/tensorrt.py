@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,8 +26,8 @@ from engines.runtime.base import (
     padded_batch,
     stated_specs,
 )
+from engines.runtime.captured import Captured, captured
 from engines.runtime.engine_file import Target, read_engine, rebuild
-from engines.runtime.torch import fill_rows
 from engines.types import EngineError, WeightsError
 
 if TYPE_CHECKING:
@@ -55,18 +55,6 @@ def this_target() -> Target:
         raise EngineError("TensorRT needs an NVIDIA GPU with its driver, and torch finds none here.")
     major, minor = torch.cuda.get_device_capability()
     return Target(version, f"{major}.{minor}", torch.cuda.get_device_name())
-
-
-@dataclass(frozen=True, slots=True)
-class _Prepared:
-    """Buffers and the captured graph of one batch size."""
-
-    context: tensorrt.IExecutionContext
-    graph: torch.cuda.CUDAGraph
-    inputs: Mapping[str, Tensor]
-    outputs: Mapping[str, Tensor]
-    host_in: Mapping[str, Tensor]
-    host_out: Mapping[str, Tensor]
 
 
 class TensorRtEngine:
@@ -97,7 +85,7 @@ class TensorRtEngine:
         self.unprepared = 0
         self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         self._held: dict[str, Tensor] = {}
-        self._prepared: dict[int, _Prepared] = {}
+        self._prepared: dict[int, Captured] = {}
         self._lock = threading.Lock()
 
     def run(self, out: Mapping[str, Array] | None = None, /, **arrays: Array) -> dict[str, Array]:
@@ -106,23 +94,10 @@ class TensorRtEngine:
         self._check_sizes(given, arrays, rows)
         batch = padded_batch(rows, self._batches)
         self.unprepared += batch not in self._prepared
-        by_rows = {spec.name for spec in self.inputs if spec.shape[:1] == (BATCH,)}
         with self._lock, torch.cuda.stream(self._stream):
             prepared = self._prepared.get(batch) or self._prepare(batch)
-            for name, pinned in prepared.host_in.items():
-                if name in by_rows:
-                    fill_rows(pinned.numpy(), arrays[name])
-                else:
-                    np.copyto(pinned.numpy(), arrays[name])
-                prepared.inputs[name].copy_(pinned, non_blocking=True)
-            prepared.graph.replay()
-            for name, pinned in prepared.host_out.items():
-                pinned.copy_(prepared.outputs[name], non_blocking=True)
-            self._stream.synchronize()
-            return {
-                spec.name: deliver(self.name, spec, prepared.host_out[spec.name].numpy()[:rows], out)
-                for spec in self.outputs
-            }
+            results = prepared.replay(arrays, rows)
+            return {spec.name: deliver(self.name, spec, results[spec.name].numpy(), out) for spec in self.outputs}
 
     def hold(self, **tables: Array) -> None:
         """Tables have the rows the engine was built for; fewer are followed by zeros."""
@@ -176,7 +151,7 @@ class TensorRtEngine:
         self._held.clear()
         del self._engine, self._runtime
 
-    def _prepare(self, batch: int) -> _Prepared:
+    def _prepare(self, batch: int) -> Captured:
         """Buffers, context and graph of one batch size, on the engine's stream."""
         context: tensorrt.IExecutionContext | None = self._engine.create_execution_context()
         if context is None:
@@ -203,11 +178,8 @@ class TensorRtEngine:
         # Other threads may go on allocating while this one captures.
         with torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
             self._check(context.execute_async_v3(handle), "capture", batch)
-        pinned_in, pinned_out = (
-            {name: torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True) for name, tensor in some.items()}
-            for some in (inputs, outputs)
-        )
-        self._prepared[batch] = _Prepared(context, graph, inputs, outputs, pinned_in, pinned_out)
+        by_rows = frozenset(spec.name for spec in self.inputs if spec.shape[:1] == (BATCH,))
+        self._prepared[batch] = captured(graph, inputs, outputs, by_rows, context)
         return self._prepared[batch]
 
     def _check_sizes(self, given: Iterable[TensorSpec], arrays: Mapping[str, Array], rows: int) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,21 +27,11 @@ from engines.runtime.base import (
     example_inputs,
     free_sizes,
 )
+from engines.runtime.captured import Captured, captured
 from engines.types import EngineError, WeightsError
 
 FACTS = "facts.json"  # metadata inside a .pt2 file: {key: JSON text}, and the specs under SPECS
 SPECS = "specs"
-
-
-@dataclass(frozen=True, slots=True)
-class _Captured:
-    """A CUDA graph with the tensors it reads and writes, and pinned memory at the host's end."""
-
-    graph: torch.cuda.CUDAGraph
-    inputs: Mapping[str, Tensor]
-    outputs: Mapping[str, Tensor]
-    host_in: Mapping[str, Tensor]
-    host_out: Mapping[str, Tensor]
 
 
 Sizes = tuple[tuple[str, int], ...]  # free sizes other than the batch, sorted by their words
@@ -89,7 +79,7 @@ class TorchEngine:
         self.unprepared = 0
         self._held: dict[str, Tensor] = {}
         self._warmed: dict[Sizes, list[int]] = {}  # batches
-        self._captured: dict[tuple[Sizes, int], _Captured] = {}
+        self._captured: dict[tuple[Sizes, int], Captured] = {}
         self._pool: Any = None  # memory that the graphs share: they never run at once, and results leave it at once
         self._lock = threading.Lock()
 
@@ -101,7 +91,7 @@ class TorchEngine:
         try:
             if batch is not None and (others, batch) in self._captured:
                 with self._lock, torch.cuda.device(self.device):
-                    results = self._replay(self._captured[others, batch], arrays, sizes[BATCH])
+                    results = self._captured[others, batch].replay(arrays, sizes[BATCH])
                     return self._deliver(results, out)
             tensors = {spec.name: torch.from_numpy(arrays[spec.name]).to(self.device) for spec in given}
             with torch.inference_mode():
@@ -165,9 +155,8 @@ class TorchEngine:
     def _deliver(self, values: Mapping[str, Tensor], out: Mapping[str, Array] | None) -> dict[str, Array]:
         return {spec.name: deliver(self.name, spec, values[spec.name].numpy(), out) for spec in self.outputs}
 
-    def _capture(self, arrays: Mapping[str, Array]) -> _Captured:
-        host_in = {name: torch.from_numpy(array).pin_memory() for name, array in arrays.items()}
-        inputs = {name: tensor.to(self.device) for name, tensor in host_in.items()}
+    def _capture(self, arrays: Mapping[str, Array]) -> Captured:
+        inputs = {name: torch.from_numpy(array).to(self.device) for name, array in arrays.items()}
         stream, graph = torch.cuda.Stream(self.device), torch.cuda.CUDAGraph()  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream(self.device))
         with torch.inference_mode(), torch.cuda.stream(stream):
@@ -178,31 +167,8 @@ class TorchEngine:
             with torch.cuda.graph(graph, pool=self._pool, stream=stream, capture_error_mode="thread_local"):
                 outputs = self._call(self._held | inputs)
         self._pool = self._pool or graph.pool()
-        host_out = {
-            name: torch.empty(value.shape, dtype=value.dtype, pin_memory=True) for name, value in outputs.items()
-        }
-        return _Captured(graph, inputs, outputs, host_in, host_out)
-
-    def _replay(self, captured: _Captured, arrays: Mapping[str, Array], rows: int) -> dict[str, Tensor]:
-        by_rows = {spec.name for spec in self.inputs if spec.shape[:1] == (BATCH,)}
-        for name, pinned in captured.host_in.items():
-            if name in by_rows:
-                fill_rows(pinned.numpy(), arrays[name])
-            else:
-                np.copyto(pinned.numpy(), arrays[name])
-            captured.inputs[name].copy_(pinned, non_blocking=True)
-        captured.graph.replay()
-        for name, pinned in captured.host_out.items():
-            pinned.copy_(captured.outputs[name], non_blocking=True)
-        torch.cuda.current_stream(self.device).synchronize()
-        return {name: pinned[:rows] for name, pinned in captured.host_out.items()}
-
-
-def fill_rows(buffer: Array, rows: Array) -> None:
-    """Write `rows` into a buffer of the same or more rows, repeating the last one."""
-    count = len(rows)
-    buffer[:count] = rows
-    buffer[count:] = rows[-1]
+        by_rows = frozenset(spec.name for spec in self.inputs if spec.shape[:1] == (BATCH,))
+        return captured(graph, inputs, outputs, by_rows)
 
 
 def _others(sizes: Mapping[str, int]) -> Sizes:
