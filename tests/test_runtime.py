@@ -280,7 +280,8 @@ print(kilobytes() - before)
 def test_ten_thousand_steps_allocate_nothing(small_window: tuple[Graph, Path]) -> None:
     command = [sys.executable, "-c", STEPS, str(small_window[1])]
     grown = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parent.parent)
-    assert int(grown.stdout) < 256
+    # The kernel's huge pages come and go, up to 2 MB; one result kept a step would be 25 MB.
+    assert int(grown.stdout) < 2560
 
 
 def test_bound_buffers_give_what_free_calls_give(small_window: tuple[Graph, Path]) -> None:
