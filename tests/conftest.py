@@ -118,3 +118,15 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
     live = start_server(tmp_path_factory.mktemp("server"), max_sessions=2, retry_after=3, lost_after=2, grace=4)
     yield live
     stop_server(live)
+
+
+@pytest.fixture(scope="module")
+def quiet(server: LiveServer) -> Iterator[None]:
+    """Afterwards nothing of all that is left in the server, and its log has no traceback of ours."""
+    yield
+    deadline = time.monotonic() + 30
+    while server.metric("kdtalker_sessions") and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert server.metric("kdtalker_sessions") == 0
+    assert server.metric('kdtalker_refused_total{status="500"}') == 0
+    assert not [line for line in server.log.read_text().splitlines() if " ERROR " in line]
