@@ -21,6 +21,7 @@ from server.session import Session, SourceTakenError
 from server.signalling import find_session
 
 MAX_MESSAGE = 4096  # characters; the longest sensible message has a tenth of it
+Events = asyncio.Queue[tuple[str, dict[str, Any]] | None]  # what a call tells, None at its end
 MAX_FRAME = 65_536  # bytes; a longer one closes the channel (RFC 6455, 1009)
 
 
@@ -57,20 +58,29 @@ class _Channel:
     async def run(self) -> None:
         offer = self._session.offer
         about = {"controls": self._session.controls.as_dict(), "emotions": offer.emotions, "gazes": offer.gazes}
-        listening = asyncio.create_task(self._listen(), name=f"{self._session.id} control")
+        events: Events = asyncio.Queue()
         ending = asyncio.create_task(self._session.closed(), name=f"{self._session.id} control end")
+        ending.add_done_callback(lambda _: events.put_nowait(None))
+        work = [ending]
         try:
-            await self._send("state", state=self._session.state, **about)
-            await asyncio.wait((listening, ending), return_when=asyncio.FIRST_COMPLETED)
-            if not listening.done():
-                await self._send("state", state=self._session.state, reason=self._session.reason)
-                await self._socket.close()
+            with self._session.told(lambda kind, members: events.put_nowait((kind, members))):
+                await self._send("state", state=self._session.state, **about)
+                for part in (self._listen(), self._tell(events)):
+                    work.append(asyncio.create_task(part, name=f"{self._session.id} control"))
+                await asyncio.wait(work[1:], return_when=asyncio.FIRST_COMPLETED)
         except (WebSocketDisconnect, RuntimeError):
             pass  # the client left while it was being told something
         finally:
-            listening.cancel()
-            ending.cancel()
-            await asyncio.gather(listening, ending, return_exceptions=True)
+            for task in work:
+                task.cancel()
+            await asyncio.gather(*work, return_exceptions=True)
+
+    async def _tell(self, events: Events) -> None:
+        """Pass on what happens in the call, until it is over."""
+        while (event := await events.get()) is not None:
+            await self._send(event[0], **event[1])
+        await self._send("state", state=self._session.state, reason=self._session.reason)
+        await self._socket.close()
 
     async def _listen(self) -> None:
         """Answer every message until the client leaves."""

@@ -19,6 +19,7 @@ from server.avatars import Avatars
 from server.batcher import Batcher
 from server.metrics import Metrics
 from server.reception import Reception
+from server.recordings import Recordings
 from server.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -36,6 +37,7 @@ class House:
         self.settings = settings
         self.metrics = Metrics()
         self.avatars = Avatars(settings.max_avatars, settings.cache, settings.keep_photos)
+        self.recordings = Recordings(settings)
         self.reception: Reception | None = None
         self._group: asyncio.TaskGroup | None = None  # while it is open
         self.failure: Exception | None = None
@@ -87,6 +89,7 @@ class House:
                 self.on_ready()
                 await leaving.wait()
         finally:
+            await self.recordings.close()
             batcher.close()
             self.avatars.close()
 
@@ -97,6 +100,7 @@ class House:
         talker.warm()
         talker.placing.offer.require(self.settings.controls)
         self.avatars.open(talker)
+        self.recordings.open()
         _exercise(talker, self.avatars.listed()[0].identity)
         # What lives as long as the server is not searched for garbage again: that stops every thread for 70 ms.
         gc.collect()

@@ -12,7 +12,7 @@ import logging
 import math
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from enum import StrEnum
 from types import TracebackType
@@ -28,6 +28,7 @@ from server.connection import Connection, OfferError
 from server.encode import SpeechEncoder
 from server.load import Governor
 from server.metrics import CallMetrics, Metrics
+from server.recording import CALL_ENDED, Recording
 from server.settings import Settings
 from server.tracks import MicrophoneReader, UnheardSound
 
@@ -74,6 +75,9 @@ class Session:
         self.controls: Controls = settings.controls
         self.offer: Offer = batcher.talker.placing.offer
         self.metrics = CallMetrics(metrics)
+        self.still = identity.crop
+        self.recording: Recording | None = None  # the latest one
+        self._listeners: set[Callable[[str, dict[str, Any]], None]] = set()
         self._settings, self._governor = settings, governor
         self._lease = batcher.lease(identity)
         self._delay = batcher.talker.profile.delay + settings.compute_allowance
@@ -164,6 +168,31 @@ class Session:
         finally:
             self._pushed = None
 
+    @contextmanager
+    def told(self, listener: Callable[[str, dict[str, Any]], None]) -> Iterator[None]:
+        """Call `listener(kind, members)` with what happens in the call meanwhile."""
+        self._listeners.add(listener)
+        try:
+            yield
+        finally:
+            self._listeners.discard(listener)
+
+    def tell(self, kind: str, **members: Any) -> None:
+        for listener in self._listeners:
+            listener(kind, members)
+
+    def record(self, recording: Recording) -> None:
+        """Put what is heard and seen from now on into `recording`, which is to call `recording_ended`."""
+        self.recording = recording
+        if self.reason is not None:
+            recording.stop(CALL_ENDED)
+
+    def recording_ended(self) -> None:
+        """What a `Recording` of this call says once its file is whole."""
+        if self.recording is not None:
+            self.metrics.process.events.labels(f"recording: {self.recording.reason}").inc()
+            self.tell("recording", **self.recording.stats())
+
     async def closed(self) -> None:
         """Wait until nothing of the call is left; any number may wait."""
         await self._over.wait()
@@ -178,6 +207,7 @@ class Session:
             "effort": self._governor.effort.name,
             "controls": self.controls.as_dict(),
             **self.metrics.snapshot(),
+            "recording": self.recording.stats() if self.recording else None,
             "microphone": self._connection.stats() if self._connection else None,
         }
 
@@ -188,6 +218,9 @@ class Session:
 
     async def _release(self) -> None:
         self._lease.release()
+        if self.recording is not None:
+            self.recording.stop(CALL_ENDED)
+            await self.recording.closed()
         async with self._connecting:
             if self._connection is not None:
                 await self._connection.close()
@@ -228,6 +261,8 @@ class Session:
             packets = encoder.encode(tick, speech.playback)
             if connection.up:
                 connection.voice.put(clock.due(tick), packets, arrival)
+            if self.recording is not None:
+                self.recording.sound(tick, speech.playback)
             if self._unheard.put(speech.pcm):
                 self.metrics.dropped("sound_unheard")
             if math.sqrt(float(np.mean(speech.pcm**2))) > VOICE:
@@ -269,6 +304,8 @@ class Session:
                     self.metrics.dropped("render_error")
                     continue
                 connection.show(motion.tick, picture, effort.pixels)
+                if self.recording is not None:
+                    self.recording.picture(motion.tick, picture)
 
     async def _watch(self) -> None:
         """Follow the connection's state; end the call when its peer stays away, nobody speaks or its time is up."""

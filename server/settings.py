@@ -140,6 +140,19 @@ class Settings(BaseSettings):
     body_timeout: float = Field(30.0, gt=0)
     """A request must have arrived whole by then."""
 
+    record_folder: Path | None = None
+    """Where recordings lie while they are kept, default: in the cache."""
+    record_seconds: float = Field(3600.0, ge=0)
+    """The longest recording; 0: calls are not recorded."""
+    record_bytes: int = Field(1 << 30, ge=1)
+    """The largest recording."""
+    record_total: int = Field(10 << 30, ge=1)
+    """From so many bytes in all recordings on, no new one begins."""
+    record_free: int = Field(512 << 20, ge=0)
+    """Bytes of its disk that recordings leave free."""
+    keep_recordings: float = Field(4 * 3600.0, gt=0)
+    """A recording is deleted so long after its end."""
+
     max_offer: int = 65_536
     max_photo: int = 20 * 1024 * 1024
     max_avatars: int = Field(200, ge=1)

@@ -69,8 +69,7 @@ def router(house: House) -> APIRouter:
     async def reconnect(request: Request, name: str) -> Response:
         require_type(request, SDP)
         session = find_session(house, name)
-        if not secrets.compare_digest(request.headers.get(TOKEN, "").encode(), session.token.encode()):
-            raise ProblemError(403, f"Send the token of this session, from its first answer, as '{TOKEN}'.")
+        require_right(request, session)
         offer = (await body(request, settings.max_offer, settings.body_timeout)).decode("utf-8", "replace")
         try:
             answer = await session.connect(offer)
@@ -168,6 +167,11 @@ def find_session(house: House, name: str) -> Session:
     if session is None:
         raise ProblemError(404, GONE)
     return session
+
+
+def require_right(request: Request, session: Session) -> None:
+    if not secrets.compare_digest(request.headers.get(TOKEN, "").encode(), session.token.encode()):
+        raise ProblemError(403, f"Send the token of this session, from its first answer, as '{TOKEN}'.")
 
 
 def require_type(request: Request, wanted: str) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING
 
+import av
 import cv2
 import httpx
 import numpy as np
@@ -245,6 +246,27 @@ def test_the_manner_is_kept_from_call_to_call(visitor: Visit) -> None:
     visitor.state("idle")
     visitor.call()
     visitor.until(lambda: controls(visitor.sessions[1])["emotion"] == "sad")
+
+
+def test_a_call_is_recorded_and_saved(visitor: Visit, tmp_path: Path) -> None:
+    page = visitor.open()
+    assert page.is_disabled("#record")
+    visitor.call()
+    page.get_by_role("button", name="Record").click()
+    visitor.until("/Recording, 0:0[2-9]/.test(document.getElementById('record-note').textContent)", 60)
+    page.get_by_role("button", name="Stop recording").click()
+    page.get_by_text("Only you can fetch it").wait_for()
+    with page.expect_download() as download:
+        page.get_by_role("link", name="Save the recording").click()
+    download.value.save_as(tmp_path / "call.mp4")
+    with av.open(str(tmp_path / "call.mp4")) as film:
+        assert sum(1 for _ in film.decode(video=0)) > 25
+    page.get_by_role("button", name="Record").click()
+    page.get_by_role("button", name="Stop recording").wait_for()
+    page.click("#call")
+    visitor.state("idle")
+    page.get_by_role("link", name="Save the recording").wait_for()
+    assert page.is_disabled("#record")
 
 
 def test_a_photo_that_suits_becomes_the_face(visitor: Visit) -> None:

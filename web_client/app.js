@@ -4,6 +4,7 @@ import { Avatars } from "./avatars.js";
 import { shine } from "./light.js";
 import { Manner } from "./manner.js";
 import { Meter } from "./meter.js";
+import { Recorder } from "./recorder.js";
 import { Session } from "./session.js";
 import { line, list, peerFigures } from "./stats.js";
 import { words } from "./words.js";
@@ -19,6 +20,7 @@ const [callButton, retryButton, playButton, earButton] = ["call", "retry", "play
 const session = new Session();
 const meter = new Meter(at("meter"), glow);
 const manner = new Manner(at("manner"), at("manner-note"));
+const recorder = new Recorder(at("record"), at("record-note"), at("recorded"));
 const avatars = new Avatars({ list: at("faces"), template: at("face"), file: at("photo"), note: at("photo-note") });
 
 /** The voice lights the frame, in few steps: without a graphics card every one is a picture painted by the processor. */
@@ -48,6 +50,7 @@ session.addEventListener("state", () => {
     mute(true);
   }
   manner.attach(session.state === "live" ? session.address : null);
+  recorder.attach(calling() && session.address ? session : null);
   if (session.state === "live") meter.heardAt = performance.now();
   show();
 });
@@ -171,6 +174,7 @@ async function measure() {
   if (!figures) return;
   const [peer, server] = [peerFigures(figures[0]), figures[1]];
   say(at("line"), line(peer, server));
+  recorder.follow(server.recording);
   if (!at("figures").open) return;
   at("list").replaceChildren(
     ...list(peer, server).flatMap(([name, value]) => [

@@ -103,6 +103,11 @@ export class Session extends EventTarget {
     return this.#url;
   }
 
+  /** Ask something of the running call, with the right to it; raises CallError. */
+  async request(path, method, body) {
+    return ask(`${this.#url}${path}`, { method, body, headers: { "Session-Token": this.#token } });
+  }
+
   /** [RTCStatsReport, server's statistics] of a live call, else null. */
   async figures() {
     const [peer, url] = [this.#peer, this.#url];
