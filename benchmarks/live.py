@@ -11,11 +11,13 @@ import asyncio
 import json
 import os
 import platform
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
@@ -25,10 +27,10 @@ import httpx
 import numpy as np
 
 from benchmarks.peer import RATE, Peer
+from benchmarks.skew import skew
 from engines.media import load_speech
 
 SETTLE = 3.0  # seconds of a call that are not measured
-PORT = 8971
 
 
 def live(argv: list[str]) -> int:
@@ -40,36 +42,52 @@ def live(argv: list[str]) -> int:
     options = parser.parse_args(argv)
     speech = load_speech(options.speech).playback
     sound = np.resize(speech, round((options.seconds + SETTLE + 5) * RATE))
-    with server(options.calls) as process:
-        report = asyncio.run(measure(process.pid, options.calls, options.seconds, sound))
+    with server(options.calls) as running:
+        report = asyncio.run(measure(running, options.calls, options.seconds, sound))
     print(json.dumps(machine() | report, indent=2))
     return 0
 
 
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A server under measurement."""
+
+    url: str
+    process: subprocess.Popen[bytes]
+
+
 @contextmanager
-def server(calls: int, **settings: object) -> Iterator[subprocess.Popen[bytes]]:
-    """A server for so many calls, up and warm, that sheds no load unless `settings` say so."""
-    environment = {
-        f"KDTALKER_{name.upper()}": str(value) for name, value in ({"load_shedding": False} | settings).items()
-    }
-    command = [sys.executable, "-m", "kdtalker", "serve", "--port", str(PORT), "--max-sessions", str(calls)]
-    process = subprocess.Popen([*command, "--log-level", "warning"], env=os.environ | environment)
+def server(calls: int, command: Sequence[str] = ("-m", "kdtalker", "serve"), **settings: object) -> Iterator[Running]:
+    """A server for so many calls, up and warm, that sheds no load unless `settings` say so.
+
+    `command`: what the interpreter runs.
+    """
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    settings = {"load_shedding": False, "host": "127.0.0.1", "log_level": "error"} | settings
+    settings |= {"port": port, "max_sessions": calls}
+    environment = {name: value for name, value in os.environ.items() if name not in ("HOST", "PORT")}
+    environment |= {f"KDTALKER_{name.upper()}": str(value) for name, value in settings.items()}
+    process = subprocess.Popen([sys.executable, *command], env=environment)
+    running = Running(f"http://127.0.0.1:{port}", process)
     try:
         while process.poll() is None:
             try:
-                if httpx.get(f"http://127.0.0.1:{PORT}/readyz").status_code == 200:
+                if httpx.get(f"{running.url}/readyz").status_code == 200:
                     break
             except httpx.TransportError:
                 pass
             time.sleep(0.1)
-        yield process
+        yield running
     finally:
         process.terminate()
         process.wait()
 
 
-async def measure(pid: int, calls: int, seconds: float, sound: np.ndarray) -> dict[str, Any]:
-    peers = [Peer(f"http://127.0.0.1:{PORT}", sound, every=1_000_000) for _ in range(calls)]
+async def measure(running: Running, calls: int, seconds: float, sound: np.ndarray) -> dict[str, Any]:
+    pid = running.process.pid
+    peers = [Peer(running.url, sound, every=1_000_000) for _ in range(calls)]
     for peer in peers:
         await peer.__aenter__()
     try:
@@ -98,28 +116,11 @@ async def figures(peer: Peer, begin: float, end: float) -> dict[str, Any]:
         "pictures_decoded_per_second": round(len(seen) / (end - begin), 2),
         "picture_interval_ms": percentiles(1000 * np.diff(seen)),
         "sound_gaps": sum(b - a != 960 for a, b in pairwise(sound)),
-        "skew_in_sender_reports_ms": percentiles(np.abs(report_skew(peer))),
+        "picture_behind_sound_ms": skew(peer.received),
         "server_says": {
             name: own[name] for name in ("added_latency_ms", "lateness_ms", "skew_ms", "drops", "microphone")
         },
     }
-
-
-def report_skew(peer: Peer) -> np.ndarray:
-    """Picture against sound in ms, from both tracks' sender reports; positive: the sound is ahead.
-
-    RTP time begins at a random number on each track. The first packet of sound is that of tick 0; the first
-    picture is of some whole tick, so that the skew is known up to a multiple of 40 ms.
-    """
-    offsets = {}
-    for kind, rate in (("audio", 48_000), ("video", 90_000)):
-        first = peer.received.timestamps[kind][0][1]
-        offsets[kind] = np.array(
-            [ntp / 2**32 - ((stamp - first) % 2**32) / rate for ntp, stamp in peer.received.reports[kind]]
-        )
-    sound = np.median(offsets["audio"])
-    skew = 1000 * (offsets["video"] - sound)
-    return np.asarray((skew + 20) % 40 - 20)
 
 
 def percentiles(values: np.ndarray) -> dict[str, float]:

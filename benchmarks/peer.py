@@ -16,35 +16,49 @@ from aiortc import MediaStreamTrack, RTCConfiguration, RTCPeerConnection, RTCRtp
 from aiortc.mediastreams import MediaStreamError
 from aiortc.rtp import AnyRtcpPacket, RtcpSrPacket, RtpPacket
 
+from benchmarks.impairment import Relay
+
 RATE = 48_000
 PACKET = 960
 
 
 class Voice(MediaStreamTrack):
-    """A microphone that plays i16 (samples,) at 48 kHz once, in 20 ms frames, then silence."""
+    """A microphone that plays i16 (samples,) at 48 kHz once, in 20 ms frames, then silence.
+
+    `fast`: the share by which its clock runs faster than the machine's. While `muted` nothing is sent and time goes on.
+    """
 
     kind = "audio"
 
-    def __init__(self, sound: np.ndarray) -> None:
+    def __init__(self, sound: np.ndarray, fast: float = 0.0) -> None:
         super().__init__()
+        self.muted = False
         self._sound = sound
+        self._interval = PACKET / RATE / (1 + fast)
         self._index = 0
         self._origin = 0.0
         self.sent_at: list[float] = []  # when each frame was handed to the sender
 
-    async def recv(self) -> av.AudioFrame:
+    async def recv(self) -> av.AudioFrame | av.Packet[Any]:
         if self._index == 0:
             self._origin = time.monotonic()
-        wait = self._origin + self._index * PACKET / RATE - time.monotonic()
-        await asyncio.sleep(max(0.0, wait))
-        samples = self._sound[self._index * PACKET : (self._index + 1) * PACKET]
-        samples = np.pad(samples, (0, PACKET - len(samples))).astype(np.int16)
+        while True:
+            wait = self._origin + self._index * self._interval - time.monotonic()
+            await asyncio.sleep(max(0.0, wait))
+            samples = self._sound[self._index * PACKET : (self._index + 1) * PACKET]
+            pts = self._index * PACKET
+            self._index += 1
+            if not self.muted:
+                break
+        self.sent_at.append(time.monotonic())
+        return self._made(np.pad(samples, (0, PACKET - len(samples))).astype(np.int16), pts)
+
+    def _made(self, samples: np.ndarray, pts: int) -> av.AudioFrame | av.Packet[Any]:
+        """What goes to the sender for samples i16 (960,)."""
         frame = av.AudioFrame.from_ndarray(samples[None], format="s16", layout="mono")
         frame.sample_rate = RATE
         frame.time_base = Fraction(1, RATE)
-        frame.pts = self._index * PACKET
-        self._index += 1
-        self.sent_at.append(time.monotonic())
+        frame.pts = pts
         return frame
 
 
@@ -64,7 +78,9 @@ class Received:
 class Peer:
     """A call to `url`; leaving the block hangs up (and DELETEs the session unless it is not `tidy`).
 
-    `every`: keep each n-th picture's pixels (the others are only counted), so that a long call fits memory.
+    `sound`: what the microphone picks up, or the microphone; none without. `every`: keep each n-th picture's pixels
+    (the others are only counted), and `listens`: keep what is heard and how pictures begin; so that a long call fits
+    memory. `through`: what stands between the two ends.
     `codecs`: the video formats offered, in this order; aiortc's own order where there are none. `ice`: the way to
     the server; without it nobody else is asked. `lost`: the peer whose call this one takes over.
     """
@@ -72,14 +88,16 @@ class Peer:
     def __init__(
         self,
         url: str,
-        sound: np.ndarray | None = None,
+        sound: np.ndarray | Voice | None = None,
         *,
         query: str = "",
         tidy: bool = True,
         every: int = 1,
+        listens: bool = True,
         codecs: tuple[str, ...] = (),
         ice: RTCConfiguration | None = None,
         lost: Peer | None = None,
+        through: Relay | None = None,
     ) -> None:
         self.url = url
         self.query = query
@@ -88,9 +106,10 @@ class Peer:
         self._arrived = asyncio.Event()
         self.location = self.token = self.answer = ""
         self._lost = lost
-        self.voice = None if sound is None else Voice(sound)
+        self._through = through
+        self.voice = Voice(sound) if isinstance(sound, np.ndarray) else sound
         self._tidy = tidy
-        self._every = every
+        self._every, self._listens = every, listens
         self._tasks: list[asyncio.Task[None]] = []
         self._http = httpx.AsyncClient(base_url=url, timeout=30)
         self.connection = RTCPeerConnection(ice or RTCConfiguration(iceServers=[]))
@@ -106,7 +125,8 @@ class Peer:
 
     async def offer(self) -> str:
         await self.connection.setLocalDescription(await self.connection.createOffer())
-        return self.connection.localDescription.sdp
+        sdp = self.connection.localDescription.sdp
+        return sdp if self._through is None else await self._through.offered(sdp)
 
     async def __aenter__(self) -> Peer:
         headers = {"Content-Type": "application/sdp"}
@@ -120,10 +140,10 @@ class Peer:
             raise RefusedError(answer)
         self.location = answer.headers["Location"] if self._lost is None else self._lost.location
         self.token = answer.headers["Session-Token"] if self._lost is None else self._lost.token
-        self.answer = answer.text
+        self.answer = answer.text if self._through is None else await self._through.answered(answer.text)
         for transceiver in self.connection.getTransceivers():
             self._watch_packets(transceiver.receiver, transceiver.kind)
-        await self.connection.setRemoteDescription(RTCSessionDescription(answer.text, "answer"))
+        await self.connection.setRemoteDescription(RTCSessionDescription(self.answer, "answer"))
         return self
 
     async def __aexit__(
@@ -187,7 +207,7 @@ class Peer:
                     self.received.pictures.append((now, frame.to_ndarray(format="rgb24")))
                 self.count += 1
                 self._arrived.set()
-            elif isinstance(frame, av.AudioFrame):
+            elif self._listens and isinstance(frame, av.AudioFrame):
                 channels = len(frame.layout.channels)
                 self.received.sound.append((now, frame.to_ndarray().reshape(-1, channels)[:, 0].copy()))
 
@@ -198,7 +218,7 @@ class Peer:
 
         async def noting(packet: RtpPacket, arrival_time_ms: int) -> None:
             seen.append((time.monotonic(), packet.timestamp))
-            if kind == "video":
+            if kind == "video" and self._listens:
                 starts.setdefault(packet.timestamp, packet.payload)
             await handle(packet, arrival_time_ms)
 

@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from aiortc import RTCSessionDescription
 
+from benchmarks.faulty import FaultyEngine, FaultyRenderer, Trouble
 from benchmarks.peer import RATE, Peer
 from engines.pipeline import Talker
 from engines.portrait.prepare import prepare
-from engines.renderer import Renderer
-from engines.runtime.base import Engine
 from engines.talkers import open_talker
-from engines.types import ByteArray, FloatArray, Identity
+from engines.types import Identity
 from server.batcher import Batcher
 from server.metrics import Metrics
 from server.reception import Reception
@@ -29,51 +27,6 @@ from server.settings import Settings
 from tests.test_server import PORTRAIT
 
 pytestmark = pytest.mark.timeout(180)
-
-
-class Fault:
-    """What a part does instead of its work: nothing special, raise, or hang until `free` is set."""
-
-    def __init__(self) -> None:
-        self.kind = ""
-        self.met = 0
-        self.free = threading.Event()
-
-    def meet(self) -> None:
-        if self.kind:
-            self.met += 1
-        if self.kind == "raise":
-            raise RuntimeError("a fault of the test")
-        if self.kind == "hang":
-            self.free.wait()
-
-
-class FaultyRenderer:
-    """A real renderer that can be made to fail."""
-
-    def __init__(self, real: Renderer, fault: Fault) -> None:
-        self._real, self._fault = real, fault
-
-    def render(self, identities: Sequence[Identity], motions: FloatArray, out: ByteArray | None = None) -> ByteArray:
-        self._fault.meet()
-        return self._real.render(identities, motions, out)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._real, name)
-
-
-class FaultyEngine:
-    """A real engine that can be made to fail."""
-
-    def __init__(self, real: Engine, fault: Fault) -> None:
-        self._real, self._fault = real, fault
-
-    def run(self, **inputs: Any) -> Mapping[str, Any]:
-        self._fault.meet()
-        return self._real.run(**inputs)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._real, name)
 
 
 @pytest.fixture(scope="module")
@@ -120,14 +73,14 @@ async def sound_goes_on(peer: Peer) -> None:
 async def test_a_renderer_that_raises_costs_pictures_and_no_call(
     talker: Talker, identity: Identity, tmp_path: Path
 ) -> None:
-    fault = Fault()
-    faulty = replace(talker, renderer=FaultyRenderer(talker.renderer, fault))
+    trouble = Trouble()
+    faulty = replace(talker, renderer=FaultyRenderer(talker.renderer, trouble))
     async with calls(faulty, identity, 1, tmp_path) as [(peer, session)]:
-        fault.kind = "raise"
+        trouble.kind = "raise"
         await sound_goes_on(peer)
-        assert fault.met > 1
-        assert 1 <= session.stats()["drops"]["render_error"] <= fault.met
-        fault.kind = ""
+        assert trouble.met > 1
+        assert 1 <= session.stats()["drops"]["render_error"] <= trouble.met
+        trouble.kind = ""
         await peer.pictures(10, within=30)
         assert session.reason is None
 
@@ -135,32 +88,32 @@ async def test_a_renderer_that_raises_costs_pictures_and_no_call(
 async def test_a_renderer_that_hangs_is_given_up_and_others_go_on(
     talker: Talker, identity: Identity, tmp_path: Path
 ) -> None:
-    fault = Fault()
-    faulty = replace(talker, renderer=FaultyRenderer(talker.renderer, fault))
+    trouble = Trouble()
+    faulty = replace(talker, renderer=FaultyRenderer(talker.renderer, trouble))
     async with calls(faulty, identity, 2, tmp_path) as [(one, first), (other, second)]:
-        fault.kind = "hang"
-        while fault.met < 2:  # noqa: ASYNC110
+        trouble.kind = "hang"
+        while trouble.met < 2:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
-        fault.kind = ""
+        trouble.kind = ""
         await asyncio.gather(sound_goes_on(one), sound_goes_on(other))
         await asyncio.gather(one.pictures(10, within=60), other.pictures(10, within=60))
         assert first.stats()["drops"]["render_error"] + second.stats()["drops"]["render_error"] >= 2
         assert first.reason is None
         assert second.reason is None
-        fault.free.set()
+        trouble.free.set()
     async with asyncio.timeout(20):
         while [each for each in threading.enumerate() if each.name.startswith(("worker", "encoder"))]:  # noqa: ASYNC110
             await asyncio.sleep(0.05)
 
 
 async def test_motion_that_fails_begins_anew_at_the_present(talker: Talker, identity: Identity, tmp_path: Path) -> None:
-    fault = Fault()
-    faulty = replace(talker, encoder=FaultyEngine(talker.encoder, fault))
+    trouble = Trouble()
+    faulty = replace(talker, encoder=FaultyEngine(talker.encoder, trouble))
     async with calls(faulty, identity, 1, tmp_path) as [(peer, session)]:
-        fault.kind = "raise"
+        trouble.kind = "raise"
         await sound_goes_on(peer)
-        assert fault.met > 1
-        fault.kind = ""
+        assert trouble.met > 1
+        trouble.kind = ""
         before = session.stats()["drops"].get("late_before_rendering", 0)
         await peer.pictures(25, within=60)
         late = session.stats()["drops"].get("late_before_rendering", 0) - before
