@@ -8,7 +8,8 @@ import importlib
 QUESTIONS = {
     "soak": ("benchmarks.soak:soak", "what hundreds of calls leave behind; sound while photos are prepared"),
     "workers": ("benchmarks.workers:workers", "four calls on threads and on processes"),
-    "live": ("benchmarks.live:live", "calls on a running wire: frames, latency, skew"),
+    "live": ("benchmarks.live:live", "calls on a running wire: latency, skew, smoothness, capacity; any server"),
+    "selftest": ("benchmarks.selftest:selftest", "the same measuring on a stream of known delay and skew"),
     "compute": ("benchmarks.compute:compute", "milliseconds of every network file"),
     "quality": ("benchmarks.quality:quality", "lips, seams and compute of streamed motion by hop, context and steps"),
 }

@@ -10,12 +10,8 @@ other on one thread, so on a GPU it includes both copies.
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import json
-import os
-import platform
 import resource
-import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -26,6 +22,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.machine import machine
 from engines.runtime.base import Array, Engine, fact
 from engines.runtime.opening import open_engine
 from engines.types import KDTalkerError
@@ -95,40 +92,6 @@ def _times(engine: Engine, batch: int, seconds: float) -> list[float]:
         engine.run(out, **arrays)
         times.append(time.perf_counter() - began)
     return times
-
-
-def machine() -> dict[str, object]:
-    """What the figures depend on beside the code."""
-    cpu = next(
-        (line.split(":")[1].strip() for line in _lines(Path("/proc/cpuinfo")) if line.startswith("model name")),
-        platform.processor(),
-    )
-    packages = {}
-    for name in ("onnxruntime", "onnxruntime-gpu", "torch", "tensorrt", "numpy"):
-        try:
-            packages[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return {
-        "cpu": cpu,
-        "cores": os.cpu_count(),
-        "load_average": os.getloadavg() if hasattr(os, "getloadavg") else None,
-        "gpu": _output("nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"),
-        "python": platform.python_version(),
-        "packages": packages,
-        "commit": _output("git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"),
-    }
-
-
-def _lines(path: Path) -> list[str]:
-    return path.read_text().splitlines() if path.exists() else []
-
-
-def _output(*command: str) -> str:
-    try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return ""
 
 
 def print_table(rows: Sequence[Measured], console: Console) -> None:

@@ -1,7 +1,10 @@
-"""How live calls go: pictures a second, delay, skew, sound without gaps, and what a call costs the machine.
+"""How live calls go, measured where a caller is: connecting, latency of sound and picture, skew, smoothness, capacity.
 
-A real server, started here, and real peers that speak to it over the loopback; measured where a viewer is
-and not by the server's own word, except where the line says so.
+    kdtalker bench live [SPEECH] [--sessions N] [--seconds S] [--require fps>=24,added_p50<=200] [--json FILE]
+    kdtalker bench live --url http://other.example/offer --offer-format json
+
+Real peers speak to a real server over real sockets: one started here, or any other that answers an SDP offer over HTTP.
+Nothing inside the server is asked. What every figure means is in docs/benchmarks.md.
 """
 
 from __future__ import annotations
@@ -10,138 +13,268 @@ import argparse
 import asyncio
 import json
 import os
-import platform
-import socket
-import subprocess
+import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AsyncExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from importlib.metadata import version
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import httpx
 import numpy as np
+from rich.console import Console
+from rich.table import Table
 
-from benchmarks.peer import RATE, Peer
-from benchmarks.skew import skew
+from benchmarks import figures
+from benchmarks.babble import babble
+from benchmarks.caller import Caller, CallError, Door, Recording, Voice
+from benchmarks.launch import Running, server
+from benchmarks.levels import FIGURES, Level, levels
+from benchmarks.machine import Usage, machine
+from benchmarks.probe import Probe
 from engines.media import load_speech
+from engines.types import PLAYBACK_RATE
 
-SETTLE = 3.0  # seconds of a call that are not measured
-
-
-def live(argv: list[str]) -> int:
-    """Hold calls for some seconds and print what came of them, as JSON."""
-    parser = argparse.ArgumentParser(prog="kdtalker bench live", description=live.__doc__)
-    parser.add_argument("speech", type=Path, help="what the callers say; repeated where it is too short")
-    parser.add_argument("--calls", type=int, default=1, help="calls at once; default: 1")
-    parser.add_argument("--seconds", type=float, default=10.0, help="measured time of each call; default: 10")
-    options = parser.parse_args(argv)
-    speech = load_speech(options.speech).playback
-    sound = np.resize(speech, round((options.seconds + SETTLE + 5) * RATE))
-    with server(options.calls) as running:
-        report = asyncio.run(measure(running, options.calls, options.seconds, sound))
-    print(json.dumps(machine() | report, indent=2))
-    return 0
+PATIENCE = 20.0  # seconds that the first sound and the first picture may take
+APART = 0.1  # seconds between the beginnings of calls
+MOST = 256  # calls that the search for the capacity goes up to
+__all__ = ["Running", "live", "machine", "percentiles", "server"]
+console = Console(stderr=True)
 
 
 @dataclass(frozen=True, slots=True)
-class Running:
-    """A server under measurement."""
+class Plan:
+    """What a run does, rung after rung. `pid`: the server's process, where it is on this machine."""
 
-    url: str
-    process: subprocess.Popen[bytes]
+    door: Door
+    voice: Voice
+    settle: float
+    seconds: float
+    levels: Sequence[Level]
+    probe: Probe
+    probed: int
+    codecs: tuple[str, ...] = ()
+    pid: int | None = None
+
+
+def live(argv: list[str]) -> int:
+    """Hold calls for some seconds and say what came of them; 1 where a service level was missed."""
+    options = _parser().parse_args(argv)
+    wanted = levels(options.require)
+    stop = _stopped_by_ctrl_c()
+    count = int(np.ceil((options.settle + options.seconds + PATIENCE) * PLAYBACK_RATE))
+    sound = babble(count / PLAYBACK_RATE) if options.speech is None else load_speech(options.speech).playback
+    voice = Voice.of(np.resize(sound, count))
+    result: dict[str, Any] = {
+        "tool": "kdtalker bench live",
+        "machine": machine(),
+        "settings": {name: str(value) for name, value in vars(options).items() if value not in (None, "", [])},
+        "rungs": [],
+        "capacity": None,
+    }
+    with _target(options) as (door, pid):
+        probe = Probe(voice, own=options.url is None, film=options.calibration)
+        codecs = (options.codec,) if options.codec else ()
+        plan = Plan(door, voice, options.settle, options.seconds, wanted, probe, options.probed, codecs, pid)
+
+        def rung(calls: int) -> bool:
+            with asyncio.Runner() as runner:
+                report = runner.run(hold(plan, calls, stop))
+            result["rungs"].append(report)
+            show(report)
+            if options.json is not None:
+                options.json.parent.mkdir(parents=True, exist_ok=True)
+                options.json.write_text(json.dumps(result, indent=1) + "\n")
+            return bool(report["met"])
+
+        if options.capacity:
+            result["capacity"] = climb(rung, options.sessions, stop)
+            console.print(f"capacity: {result['capacity']} calls")
+            met = result["capacity"] > 0
+        else:
+            met = rung(options.sessions)
+    if options.json is not None:
+        options.json.write_text(json.dumps(result, indent=1) + "\n")
+        console.print(f"-> {options.json}")
+    return 130 if stop() else 0 if met else 1
+
+
+def climb(rung: Callable[[int], bool], first: int, stop: Callable[[], bool]) -> int:
+    """The most calls at once that meet every level: doubled until one breaks, then halved in between."""
+    good, bad = 0, MOST + 1
+    calls = first
+    while good + 1 < bad and not stop():
+        if rung(calls) and not stop():
+            good = calls
+        else:
+            bad = calls
+        calls = 2 * calls if bad > MOST else (good + bad) // 2
+        if calls > MOST or calls == 0:
+            break
+    return good
+
+
+async def hold(plan: Plan, count: int, stop: Callable[[], bool]) -> dict[str, Any]:
+    """Hold `count` calls at once, hang up, and find out what they were like."""
+    failures: list[str] = []
+    recordings: list[Recording] = []
+    asked: list[Any] = []
+    usage = Usage(plan.pid)
+    console.print(f"{count} calls, {plan.seconds:g} s each ...")
+    async with AsyncExitStack() as stack:
+        callers: list[Caller] = []
+        for _ in range(count):
+            try:
+                callers.append(await stack.enter_async_context(Caller(plan.door, plan.voice, plan.codecs)))
+            except CallError as error:
+                failures.append(str(error))
+            await asyncio.sleep(APART)
+        expected = [(caller, kind) for caller in callers for kind in ("audio", "video")[: 1 + caller.sees]]
+        came = await asyncio.gather(*(caller.first(kind, PATIENCE) for caller, kind in expected))
+        failures += [f"no {kind} came" for (_, kind), there in zip(expected, came, strict=True) if not there]
+        await _pause(plan.settle, stop)
+        follow = asyncio.create_task(usage.follow())
+        begin = time.monotonic()
+        await _pause(plan.seconds, stop)
+        end = time.monotonic()
+        used = usage.report(max(1, len(callers)))
+        follow.cancel()
+        with suppress(asyncio.CancelledError):
+            await follow
+        asked = [await caller.get("stats") for caller in callers]
+        recordings = [caller.recording() for caller in callers]
+    console.print("hung up; looking at what came")
+    calls = []
+    for number, recording in enumerate(recordings):
+        heard_at = figures.hear(recording, plan.voice)
+        seen_at = plan.probe.see(recording) if number < plan.probed else None
+        found = figures.call(recording, begin, end) | figures.delays(recording, heard_at, seen_at, begin, end)
+        calls.append(found | {"server_says": asked[number]})
+    judged = [level.judge(calls) for level in plan.levels]
+    return {
+        "sessions": count,
+        "seconds": round(end - begin, 2),
+        "failures": failures,
+        "calls": calls,
+        "calibration": plan.probe.source,
+        "usage": used,
+        "levels": judged,
+        "met": not failures and all(level["met"] for level in judged),
+    }
+
+
+def show(report: dict[str, Any]) -> None:
+    """One rung as a table, a call a line."""
+    table = Table(
+        title=f"{report['sessions']} calls, {report['seconds']} s, mouth calibrated on {report['calibration']}"
+    )
+    columns = ("connect", "fps", "interval p50/p99", "sound added p50/p95/p99", "picture added p50/p95/p99")
+    for heading in (*columns, "skew received, aligned", "freezes", "gaps", "kbit/s"):
+        table.add_column(heading, justify="right")
+    for call in report["calls"]:
+        table.add_row(
+            _text(call["connect_ms"].get("picture")),
+            _text(call["fps"]),
+            _points(call, "interval_ms", "p50", "p99"),
+            _points(call, "sound_added_ms", "p50", "p95", "p99"),
+            _points(call, "picture_added_ms", "p50", "p95", "p99"),
+            f"{_points(call, 'skew_received_ms', 'p50')}, {_points(call, 'skew_aligned_ms', 'p50')}",
+            _text(call["freezes"]["count"]),
+            _text(call["sound_gaps"]),
+            f"{call['video_kbps']:.0f} + {call['audio_kbps']:.0f}",
+        )
+    out = Console(width=170)
+    out.print(table)
+    out.print(" ".join(f"{name} {value}" for name, value in report["usage"].items()))
+    for failure in sorted(set(report["failures"])):
+        out.print(f"failed: {failure} ({report['failures'].count(failure)} calls)", markup=False)
+    for level in report["levels"]:
+        out.print(f"{'met   ' if level['met'] else 'MISSED'} {level['level']}: worst {_text(level['worst'])}")
+
+
+def _points(call: dict[str, Any], figure: str, *names: str) -> str:
+    spread = call.get(figure, {})
+    return " / ".join(f"{spread[name]:.0f}" for name in names) if spread.get("count") else "-"
+
+
+def _text(value: float | None) -> str:
+    return "-" if value is None else f"{value:g}"
+
+
+async def _pause(seconds: float, stop: Callable[[], bool]) -> None:
+    end = time.monotonic() + seconds
+    while not stop() and (left := end - time.monotonic()) > 0:  # noqa: ASYNC110  # a signal handler sets no event
+        await asyncio.sleep(min(0.1, left))
+
+
+def _stopped_by_ctrl_c() -> Callable[[], bool]:
+    """Whether Ctrl-C was pressed: it ends the rung and keeps what was measured; pressed again, it ends everything."""
+    pressed: list[int] = []
+
+    def press(number: int, _: object) -> None:
+        pressed.append(number)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    with suppress(ValueError):  # not the main thread: whoever runs it there stops it there
+        signal.signal(signal.SIGINT, press)
+    return lambda: bool(pressed)
 
 
 @contextmanager
-def server(calls: int, command: Sequence[str] = ("-m", "kdtalker", "serve"), **settings: object) -> Iterator[Running]:
-    """A server for so many calls, up and warm, that sheds no load unless `settings` say so.
-
-    `command`: what the interpreter runs.
-    """
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    settings = {"load_shedding": False, "host": "127.0.0.1", "log_level": "error"} | settings
-    settings |= {"port": port, "max_sessions": calls}
-    environment = {name: value for name, value in os.environ.items() if name not in ("HOST", "PORT")}
-    environment |= {f"KDTALKER_{name.upper()}": str(value) for name, value in settings.items()}
-    process = subprocess.Popen([sys.executable, *command], env=environment)
-    running = Running(f"http://127.0.0.1:{port}", process)
-    try:
-        while process.poll() is None:
-            try:
-                if httpx.get(f"{running.url}/readyz").status_code == 200:
-                    break
-            except httpx.TransportError:
-                pass
-            time.sleep(0.1)
-        yield running
-    finally:
-        process.terminate()
-        process.wait()
+def _target(options: argparse.Namespace) -> Iterator[tuple[Door, int | None]]:
+    """Where the calls go: the server named, or one that is started here and ended afterwards."""
+    if options.url is not None:
+        headers = dict(header.split(":", 1) for header in options.header)
+        yield Door(options.url, options.offer_format, options.offer_extra, headers), options.pid
+        return
+    if options.caller_cores:
+        os.sched_setaffinity(0, options.caller_cores)
+    settings: dict[str, object] = {"workers": len(options.server_cores)} if options.server_cores else {}
+    calls = MOST if options.capacity else options.sessions
+    with server(calls, cores=options.server_cores, rate_limit=0, **settings) as running:
+        yield Door(f"{running.url}/sessions"), running.process.pid
 
 
-async def measure(running: Running, calls: int, seconds: float, sound: np.ndarray) -> dict[str, Any]:
-    pid = running.process.pid
-    peers = [Peer(running.url, sound, every=1_000_000) for _ in range(calls)]
-    for peer in peers:
-        await peer.__aenter__()
-    try:
-        await asyncio.gather(*(peer.pictures(1, within=60) for peer in peers))
-        await asyncio.sleep(SETTLE)
-        begin, spent = time.monotonic(), cpu_seconds(pid)
-        await asyncio.sleep(seconds)
-        end, spent = time.monotonic(), cpu_seconds(pid) - spent
-        return {
-            "calls": calls,
-            "seconds": seconds,
-            "server_cores_per_call": round(spent / (end - begin) / calls, 3),
-            "each": [await figures(peer, begin, end) for peer in peers],
-        }
-    finally:
-        for peer in peers:
-            await peer.__aexit__(None, None, None)
+def _numbers(text: str) -> list[int]:
+    return [int(part) for part in text.split(",") if part]
 
 
-async def figures(peer: Peer, begin: float, end: float) -> dict[str, Any]:
-    """One call between two moments."""
-    seen = [moment for moment in peer.received.moments if begin <= moment < end]
-    sound = [stamp for moment, stamp in peer.received.timestamps["audio"] if begin <= moment < end]
-    own = await peer.stats()
-    return {
-        "pictures_decoded_per_second": round(len(seen) / (end - begin), 2),
-        "picture_interval_ms": percentiles(1000 * np.diff(seen)),
-        "sound_gaps": sum(b - a != 960 for a, b in pairwise(sound)),
-        "picture_behind_sound_ms": skew(peer.received),
-        "server_says": {
-            name: own[name] for name in ("added_latency_ms", "lateness_ms", "skew_ms", "drops", "microphone")
-        },
-    }
+def _parser() -> argparse.ArgumentParser:
+    lines = "\n".join(f"  {name:<20} {meaning}" for name, (_, meaning) in FIGURES.items())
+    parser = argparse.ArgumentParser(
+        prog="kdtalker bench live",
+        description=live.__doc__,
+        epilog=f"figures for --require (each holds for every call):\n{lines}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("speech", type=Path, nargs="?", help="what the callers say; default: a synthetic voice")
+    parser.add_argument("--sessions", type=int, default=1, help="calls at once; default: 1")
+    parser.add_argument("--seconds", type=float, default=20.0, help="measured time of each call; default: 20")
+    parser.add_argument("--settle", type=float, default=3.0, help="seconds before that, not measured; default: 3")
+    parser.add_argument("--require", default="", metavar="LEVELS", help="such as fps>=24,added_p50<=200")
+    parser.add_argument("--capacity", action="store_true", help="double the calls until a level breaks, then search")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything there, raw samples too")
+    parser.add_argument("--probed", type=int, default=1, help="calls whose mouth is looked at; default: 1")
+    parser.add_argument("--codec", choices=["VP8", "H264"], help="the only format of pictures that is offered")
+    parser.add_argument("--server-cores", type=_numbers, default=[], help="such as 0,1: the server runs on these alone")
+    parser.add_argument("--caller-cores", type=_numbers, default=[], help="such as 2,3: the callers run on these alone")
+    other = parser.add_argument_group("another server than one that is started here")
+    other.add_argument("--url", help="where it takes offers")
+    other.add_argument("--offer-format", choices=["sdp", "json"], default="sdp", help="default: sdp")
+    other.add_argument(
+        "--offer-extra", type=json.loads, default={}, metavar="JSON", help="members added to a JSON offer"
+    )
+    other.add_argument("--header", action="append", default=[], metavar="NAME:VALUE", help="sent with every request")
+    other.add_argument("--pid", type=int, help="its process, where it is on this machine, to see what it uses")
+    other.add_argument(
+        "--calibration", type=Path, metavar="FILM", help="the same words spoken by it, mouth and sound in sync"
+    )
+    return parser
 
 
 def percentiles(values: np.ndarray) -> dict[str, float]:
     return {f"p{point}": round(float(np.percentile(values, point)), 2) for point in (50, 95, 99)} if len(values) else {}
-
-
-def cpu_seconds(pid: int) -> float:
-    """User and system time of a process so far (Linux)."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def machine() -> dict[str, Any]:
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
-    return {
-        "machine": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, {platform.system()}",
-        "load_before": os.getloadavg()[0],
-        "python": platform.python_version(),
-        "libraries": {name: version(name) for name in ("aiortc", "av", "onnxruntime", "numpy")},
-        "commit": commit.stdout.strip(),
-    }
 
 
 if __name__ == "__main__":

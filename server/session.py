@@ -133,7 +133,7 @@ class Session:
         async with asyncio.TaskGroup() as group:
             workers: list[asyncio.Task[None]] = []
             try:
-                await self._lease.begin(_seed(self.id), time.monotonic() + 1, self.controls)
+                await self._lease.begin(seed_of(self.id), time.monotonic() + 1, self.controls)
                 if await self._first_connection():
                     self._clock = clock = SessionClock(await self._origin(), self._delay)
                     self._the_connection.clock = clock
@@ -278,7 +278,7 @@ class Session:
             deadline = clock.now() + self._settings.compute_allowance / 2
             try:
                 if broken:
-                    await self._lease.begin(_seed(self.id), deadline, self.controls)
+                    await self._lease.begin(seed_of(self.id), deadline, self.controls)
                     first, broken = heard, False
                 ready = await self._lease.listen(pcm, deadline, self.controls)
             except Exception:  # sound goes on, and so does the call
@@ -335,6 +335,6 @@ class Session:
             self.state = state
 
 
-def _seed(name: str) -> int:
+def seed_of(name: str) -> int:
     """A seed of the call's own, so that two calls with one avatar do not move alike."""
     return int.from_bytes(name.encode()[:8], "little")
