@@ -83,15 +83,17 @@ class Talker:
             first_feature=-context,
         )
 
-    def listen(self, talk: Talk, pcm: FloatArray, controls: Controls | None = None) -> list[MotionTick]:
+    def listen(
+        self, talk: Talk, pcm: FloatArray, controls: Controls | None = None, *, brief: bool = False
+    ) -> list[MotionTick]:
         """Add sound f32 (samples,) at 16 kHz; returns the motion of every frame that became due.
 
-        `controls` hold from the next frame on, until others are given.
+        `controls` hold from the next frame on, until others are given. `brief`: denoise in fewer steps this time.
         """
         if controls is not None and controls != talk.glide.controls:
             self.placing.offer.require(controls)
             talk.glide = talk.glide.towards(controls)
-        return self._advance(talk, talk.mel.push(pcm), frames=None)
+        return self._advance(talk, talk.mel.push(pcm), frames=None, brief=brief)
 
     def hear(self, talk: Talk, pcm: FloatArray) -> None:
         """Add what the person says to whom the avatar listens, f32 (samples,) at 16 kHz, beginning with the call.
@@ -118,7 +120,7 @@ class Talker:
     def warm(self) -> None:
         """Prepare every engine for every size that calls ask for, so that none is met for the first time in a call."""
         self.encoder.warm(range(1, ENCODER_ROWS + 1))
-        self.sampler.engine.warm([1], frames=self.profile.window.length)
+        self.sampler.warm()
         self.renderer.warm([1])
 
     def _encode(self, windows: Sequence[FloatArray]) -> FloatArray:
@@ -136,7 +138,7 @@ class Talker:
         talk.shares.extend(shares)
         talk.levels.extend(levels)
 
-    def _advance(self, talk: Talk, mels: list[MelTick], frames: int | None) -> list[MotionTick]:
+    def _advance(self, talk: Talk, mels: list[MelTick], frames: int | None, *, brief: bool = False) -> list[MotionTick]:
         if mels:
             self._understand(talk, [mel.window for mel in mels])
         if frames is not None and talk.features:
@@ -150,7 +152,7 @@ class Talker:
         while len(talk.features) >= length and (frames is None or talk.sampler.next_tick < frames):
             first = talk.sampler.next_tick
             sound, spoken = np.stack(talk.features[:length])[None], np.array([talk.shares[:length]], np.float32)
-            new, (talk.sampler,) = self.sampler.advance([talk.sampler], sound, spoken)
+            new, (talk.sampler,) = self.sampler.advance([talk.sampler], sound, spoken, brief=brief)
             ready.extend(self._place(talk, first, new[0]))
             for past in (talk.features, talk.shares, talk.levels, talk.heard):
                 del past[: self.profile.window.new]

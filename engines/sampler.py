@@ -85,6 +85,7 @@ class Sampler:
     beyond which the network was never trained; what goes there is held a little below until it has come back by itself,
     so that a call cannot leave the training range and does not flicker at its border. None: no limit. `quiet`: where
     given, frames in which nobody speaks are drawn to it, so that no context, however odd, keeps a mouth open.
+    `brief`: the same network in fewer steps, for a machine that falls behind; a call may change over at any hop.
     """
 
     engine: Engine
@@ -96,6 +97,13 @@ class Sampler:
     limit: float | None = None
     noise: Noise = tick_noise
     quiet: Quiet | None = None
+    brief: Engine | None = None
+
+    def warm(self) -> None:
+        """Prepare windows of one call."""
+        for engine in (self.engine, self.brief):
+            if engine is not None:
+                engine.warm([1], frames=self.plan.length)
 
     def from_photo(self, canonical: FloatArray, reference: FloatArray, seed: int) -> SamplerState:
         """A call with no past but the photo: what windows without context start from.
@@ -116,6 +124,7 @@ class Sampler:
         first = plan.lookahead - plan.length
         empty = np.zeros((plan.length, MOTION_WIDTH), np.float32)
         motion = self._window(
+            self.engine,
             tokens=np.stack([canonical, reference])[None],
             sound=sound[None],
             noise=self.noise(seed, first, plan.length)[None],
@@ -128,12 +137,18 @@ class Sampler:
         return replace(photo, history=history, ahead=ahead)
 
     def advance(
-        self, states: Sequence[SamplerState], sound: FloatArray, spoken: FloatArray | None = None
+        self,
+        states: Sequence[SamplerState],
+        sound: FloatArray,
+        spoken: FloatArray | None = None,
+        *,
+        brief: bool = False,
     ) -> tuple[FloatArray, list[SamplerState]]:
         """One hop for a batch of calls.
 
         `sound` f32 (B, C + H + L, A): features of ticks next_tick - C onwards; `spoken` f32 (B, C + H + L): share of
-        speech in them, None for all. Returns the new frames (B, H, 70), normalised, and the states that follow.
+        speech in them, None for all. `brief`: in fewer steps, where there is a way to. Returns the new
+        frames (B, H, 70), normalised, and the states that follow.
         """
         plan = self.plan
         rows = len(states)
@@ -147,7 +162,8 @@ class Sampler:
             noise[row] = self.noise(state.seed, state.next_tick - plan.committed, plan.length)
         mask = np.zeros((rows, plan.length), np.float32)
         mask[:, : plan.committed] = 1.0
-        motion = self._window(tokens=tokens, sound=sound, noise=noise, committed=committed, mask=mask)
+        engine = self.brief if brief and self.brief is not None else self.engine
+        motion = self._window(engine, tokens=tokens, sound=sound, noise=noise, committed=committed, mask=mask)
         made = motion[:, plan.committed :]
         if plan.lookahead:
             expected = np.stack([state.ahead[:1] for state in states])
@@ -165,5 +181,5 @@ class Sampler:
             following.append(replace(state, history=history, ahead=ahead[row], next_tick=tick, held=held))
         return new, following
 
-    def _window(self, **inputs: FloatArray) -> FloatArray:
-        return self.engine.run(guidance=self.guidance, temperature=self.temperature, **inputs)["motion"]
+    def _window(self, engine: Engine, **inputs: FloatArray) -> FloatArray:
+        return engine.run(guidance=self.guidance, temperature=self.temperature, **inputs)["motion"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from importlib.resources import as_file, files
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from engines.profile import KDTALKER, Profile, profile
 from engines.published.weights_files import open_model
 from engines.renderer import open_renderer
 from engines.runtime.base import Engine
-from engines.runtime.opening import open_engine
+from engines.runtime.opening import open_engine, open_window
 from engines.sampler import Quiet, Sampler
 from engines.voice import voice_model
 
@@ -30,21 +31,25 @@ def open_talker(name: str = "embedded", weights: str | None = None, hop: int | N
     chosen = profile(name) if hop is None else profile(name).with_hop(hop)
     if chosen.name == KDTALKER.name:
         model = open_model(weights, cache_folder())
-        from engines.published.networks import torch_networks  # these need PyTorch, which `open_model` has made sure of
+        # These need PyTorch, which `open_model` has made sure of.
+        from engines.published.networks import FEWER, torch_networks
         from engines.published.talker import published_talker
 
-        return published_talker(torch_networks(model), hop=hop)[0]
+        networks = torch_networks(model)
+        talker = published_talker(networks, hop=hop)[0]
+        return replace(talker, sampler=replace(talker.sampler, brief=networks.window(FEWER)))
     own = None if weights is None else Path(weights)
     face = face_model(own)
     folder = own or files("engines") / "weights" / chosen.name
     with as_file(folder / "audio_encoder.onnx") as path:
         encoder = open_engine(path, expect={"profile": chosen.name, "network": "audio_encoder"})
-    with as_file(folder / "window.onnx") as path:
-        window = open_engine(path, expect={"profile": chosen.name, "network": "window"})
+    with as_file(folder / "step.onnx") as path:
+        window = open_window(path, expect={"profile": chosen.name, "network": "step"})
     placing = RelativePlacing(
         face.normalisation, life_model(own), chosen.limits, face.mouth, emotion_offsets(face), Gaze.of(face)
     )
-    return Talker(chosen, placing, encoder, sampler_of(window, face, chosen), open_renderer(chosen), voice_model(own))
+    sampler = replace(sampler_of(window, face, chosen), brief=window.single())
+    return Talker(chosen, placing, encoder, sampler, open_renderer(chosen), voice_model(own))
 
 
 def sampler_of(window: Engine, face: FaceModel, chosen: Profile) -> Sampler:

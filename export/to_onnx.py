@@ -1,7 +1,7 @@
 """Networks to ONNX files, each with its facts inside and its comparison with torch beside it.
 
 The embedded profile's come from a training checkpoint, the published profile's from published weights. Batch and the
-embedded window's number of frames are free: hop and context are data.
+embedded step's number of frames are free: hop, context and the number of steps are data.
 """
 
 from __future__ import annotations
@@ -89,8 +89,8 @@ def embedded(encoder: AudioFeatures, loop: Ddim) -> Iterator[Graph]:
         "guidance": asdict(EMBEDDED.guidance),
         "temperature": asdict(EMBEDDED.temperature),
     }
-    window = window_graph(loop, EMBEDDED.longest, fixed=False)
-    yield replace(window, facts={**window.facts, **facts})
+    step = window_graph(loop, EMBEDDED.longest, fixed=False, stepped=True)
+    yield replace(step, facts={**step.facts, **facts})
 
 
 def random_embedded(seed: int) -> tuple[AudioFeatures, Ddim]:
@@ -197,7 +197,7 @@ def export_all(
 
 
 def export_embedded(checkpoint: Path, folder: Path = WEIGHTS) -> list[Path]:
-    """Write ``audio_encoder.onnx`` and ``window.onnx``; returns their paths."""
+    """Write ``audio_encoder.onnx`` and ``step.onnx``; returns their paths."""
     facts = {"profile": EMBEDDED.name, "weights": parity.file_hash(checkpoint)}
     return [
         export_graph(graph, folder, facts, BATCHES, halves=False)[0] for graph in embedded(*load_embedded(checkpoint))

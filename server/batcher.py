@@ -60,10 +60,12 @@ class Lease:
         work = partial(self._batcher.talker.begin, self._identity, seed, controls)
         self._talk = await self._batcher.run(self, "begin", deadline, work)
 
-    async def listen(self, pcm: FloatArray, deadline: float, controls: Controls | None = None) -> list[MotionTick]:
+    async def listen(
+        self, pcm: FloatArray, deadline: float, controls: Controls | None = None, *, brief: bool = False
+    ) -> list[MotionTick]:
         """Sound f32 (samples,) at 16 kHz -> the motion of every frame that became due; see `Talker.listen`."""
         assert self._talk is not None, "begin first"
-        work = partial(self._batcher.talker.listen, self._talk, pcm, controls)
+        work = partial(self._batcher.talker.listen, self._talk, pcm, controls, brief=brief)
         ready: list[MotionTick] = await self._batcher.run(self, "listen", deadline, work)
         return ready
 

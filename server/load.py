@@ -1,4 +1,5 @@
-"""When the machine falls behind: newcomers are refused first, then pictures become smaller, then fewer.
+"""When the machine falls behind: newcomers are refused first, then motion is denoised in fewer steps, then pictures
+become smaller, then fewer.
 
 Sound is never touched. No asyncio and no clock of its own: counts and times are arguments.
 """
@@ -27,9 +28,12 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Effort:
-    """What calls get: `pixels` of a picture's side; every `skip`-th tick has no picture (0: all have one)."""
+    """What calls get. `brief`: motion in fewer denoising steps; `pixels` of a picture's side; every `skip`-th tick has
+    no picture (0: all have one).
+    """
 
     name: str
+    brief: bool = False
     pixels: int = 512
     skip: int = 0
     open: bool = False  # to newcomers
@@ -38,9 +42,10 @@ class Effort:
 STEPS = (
     Effort("full", open=True),
     Effort("no newcomers"),
-    Effort("384 pixels", 384),
-    Effort("256 pixels", 256),
-    Effort("20 frames a second", 256, skip=5),
+    Effort("fewer denoising steps", brief=True),
+    Effort("384 pixels", brief=True, pixels=384),
+    Effort("256 pixels", brief=True, pixels=256),
+    Effort("20 frames a second", brief=True, pixels=256, skip=5),
 )
 
 

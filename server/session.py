@@ -280,7 +280,7 @@ class Session:
                 if broken:
                     await self._lease.begin(seed_of(self.id), deadline, self.controls)
                     first, broken = heard, False
-                ready = await self._lease.listen(pcm, deadline, self.controls)
+                ready = await self._lease.listen(pcm, deadline, self.controls, brief=self._governor.effort.brief)
             except Exception:  # sound goes on, and so does the call
                 logger.exception("session %s: no motion; it begins anew", self.id)
                 self.metrics.dropped("motion_error")

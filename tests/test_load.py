@@ -41,10 +41,11 @@ class Day:
         return efforts
 
 
-def test_the_steps_go_from_newcomers_to_size_to_rate() -> None:
-    assert [step.open for step in STEPS] == [True, False, False, False, False]
-    assert [step.pixels for step in STEPS] == [512, 512, 384, 256, 256]
-    assert [step.skip for step in STEPS] == [0, 0, 0, 0, 5]
+def test_the_steps_go_from_newcomers_to_denoising_to_size_to_rate() -> None:
+    assert [step.open for step in STEPS] == [True, False, False, False, False, False]
+    assert [step.brief for step in STEPS] == [False, False, True, True, True, True]
+    assert [step.pixels for step in STEPS] == [512, 512, 512, 384, 256, 256]
+    assert [step.skip for step in STEPS] == [0, 0, 0, 0, 0, 5]
     day = Day()
     taken = [name for name in dict.fromkeys(day.look(20, missed=5)) if name != "full"]
     assert taken == [step.name for step in STEPS[1:]]

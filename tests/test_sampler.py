@@ -1,5 +1,6 @@
 """The sliding window: noise, context, and a stream that equals the whole sound."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -118,6 +119,26 @@ def test_calls_in_one_batch_do_not_touch_each_other(talker: Talker, identity: Id
     for row in range(2):
         alone, _ = talker.sampler.advance([states[row]], sound[row : row + 1])
         np.testing.assert_allclose(alone[0], together[row], atol=1e-4)
+
+
+def test_fewer_steps_in_mid_call_do_not_jump(talker: Talker, identity: Identity) -> None:
+    """Every fifth hop the number of steps changes; the change between frames there is as large as it is anyway."""
+    sound, new, every = speech(12.0), talker.profile.window.new, 5
+
+    def changes(pattern: Callable[[int], bool]) -> np.ndarray:
+        talk, ticks = talker.begin(identity, seed=3), list[MotionTick]()
+        for at in range(0, len(sound), 640):
+            ticks += talker.listen(talk, sound[at : at + 640], brief=pattern(len(ticks) // new))
+        motion = np.stack([tick.motion for tick in ticks])
+        return np.linalg.norm(np.diff(motion[:, 7:], axis=0), axis=1)[every * new - 1 :: every * new]
+
+    full, one = changes(lambda _: False), changes(lambda _: True)
+    assert not np.allclose(full, one, rtol=0.01), "fewer steps are another computation"
+    switching = changes(lambda hop: hop // every % 2 == 1)
+    assert len(switching) >= 25
+    assert np.median(switching) < 1.3 * max(np.median(full), np.median(one))
+    assert switching.max() < 1.5 * max(full.max(), one.max())
+    assert talker.sampler.brief is not None
 
 
 # ---- the paper's run

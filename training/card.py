@@ -15,7 +15,7 @@ from training.corpus import MEASURES
 from training.life_metrics import life_lines
 from training.tracks import held_out_names, read_index
 
-FILES = ("keypoints.npz", "audio_encoder.onnx", "window.onnx", "voice.npz", "life.npz", "emotions.npz")
+FILES = ("keypoints.npz", "audio_encoder.onnx", "step.onnx", "voice.npz", "life.npz", "emotions.npz")
 SYSTEMS = ("ours", "regression", "one step", "loudness", "shuffled", "tracker")
 AIMS = {"opening": ".54", "width": ".40", "jaw": ".42", "velocity": ".32"}
 NEEDED = ("lips", "closing", "bilabials", "robustness", "rendered", "seams", "life", "keypoints")
@@ -29,7 +29,7 @@ KDTalker's family (arXiv 2503.12963) that is sampled in short windows while soun
 |---|---|
 | `keypoints.npz` | 21 implicit keypoints: how they move the 478-point face mesh, template, statistics |
 | `audio_encoder.onnx` | log-mel window of one frame -> 128 numbers |
-| `window.onnx` | one hop of DDIM, all steps, windows of up to 27 frames; a call: 6 committed, 2 new, 1 look-ahead |
+| `step.onnx` | one step of DDIM over a window of up to 27 frames; a call: 2 steps, 6 committed, 2 new, 1 look-ahead |
 | `voice.npz` | whether somebody speaks: a recurrent cell over the same mel windows |
 | `life.npz` | head, brows, eyes, nods: a state-space model and renewal processes fitted to the tracks |
 | `emotions.npz` | what each emotion adds to the expression |

@@ -243,6 +243,9 @@ class StepGraph(_Conditioned):
         shares = torch.tensor([*loop.schedule.shares, 1.0], dtype=torch.float64)
         self.register_buffer("signal", shares.sqrt().float())
         self.register_buffer("noise", (1 - shares).sqrt().float())
+        clean, context = 0, loop.config.context_time
+        with torch.no_grad():
+            self.register_buffer("settled", self._time(torch.tensor([clean, clean if context is None else context])))
 
     def forward(
         self,
@@ -262,16 +265,14 @@ class StepGraph(_Conditioned):
         here = Step(signals[step], noises[step], signals[following], noises[following])
         x = torch.where(settled, self.schedule.shown(committed, noise, here), state * temperature)
         row = self._time(step)
-        context = row if self.config.context_time is None else self._time(self.config.context_time)
-        time = self.per_frame(settled, row, self._time(0), context)
+        known = self.get_buffer("settled")
+        time = self.per_frame(settled, row, known[:1], row if self.config.context_time is None else known[1:])
         predicted = self.predict(torch.cat([tokens, x], 1), heard, time, guidance, self.places(heard))
         x, _ = here.take(x, predicted, self.config.prediction)
         return torch.where(settled & (following == DONE), committed, x)
 
-    def _time(self, step: Tensor | int) -> Tensor:
-        embedded = self.get_buffer("embedded")
-        row = embedded[step : step + 1] if isinstance(step, int) else embedded[step]
-        return row @ self.time_weight + self.map_bias
+    def _time(self, step: Tensor) -> Tensor:
+        return self.get_buffer("embedded")[step] @ self.time_weight + self.map_bias
 
 
 def _store_transposed(network: nn.Module) -> None:

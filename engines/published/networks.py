@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from engines.networks.published_graphs import Network
 
 STEPS = 10  # of one streamed window; `engines.published.exact` takes the original's 50
+FEWER = 4  # when the machine cannot keep up
 NORMALISATION = "normalisation.npz"  # beside the files, by the published names
 ENDINGS = {"cpu": (".onnx", ".pt2"), "cuda": (".engine", ".onnx", ".pt2")}  # the first that is there is taken
 
