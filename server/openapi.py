@@ -19,7 +19,13 @@ PHOTO = {
     },
     "required": True,
 }
-BODIES = {"/sessions": OFFER, "/sessions/{name}": OFFER, "/avatars": PHOTO}  # of POST
+SOUND = {"content": {"audio/*": {"schema": {"type": "string", "format": "binary"}}}, "required": True}
+BODIES = {  # of POST
+    "/sessions": OFFER,
+    "/sessions/{name}": OFFER,
+    "/sessions/{name}/speech": SOUND,
+    "/avatars": PHOTO,
+}
 PROBLEM = {
     "description": "A refusal (RFC 9457)",
     "content": {

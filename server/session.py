@@ -30,6 +30,7 @@ from server.load import Governor
 from server.metrics import CallMetrics, Metrics
 from server.recording import CALL_ENDED, Recording
 from server.settings import Settings
+from server.spoken import SpokenFiles
 from server.tracks import MicrophoneReader, UnheardSound
 
 VOICE = 0.01  # level (RMS) that counts as somebody speaking
@@ -77,6 +78,7 @@ class Session:
         self.metrics = CallMetrics(metrics)
         self.still = identity.crop
         self.recording: Recording | None = None  # the latest one
+        self.spoken = SpokenFiles(settings.speech_seconds, self.tell)
         self._listeners: set[Callable[[str, dict[str, Any]], None]] = set()
         self._settings, self._governor = settings, governor
         self._lease = batcher.lease(identity)
@@ -207,6 +209,7 @@ class Session:
             "effort": self._governor.effort.name,
             "controls": self.controls.as_dict(),
             **self.metrics.snapshot(),
+            "speech": self.spoken.stats(),
             "recording": self.recording.stats() if self.recording else None,
             "microphone": self._connection.stats() if self._connection else None,
         }
@@ -258,6 +261,8 @@ class Session:
             await clock.until(clock.cut(tick))
             connection = self._the_connection
             speech, arrival = (self._pushed or connection.microphone).take(tick, clock.cut(tick))
+            if (spoken := self.spoken.take(tick)) is not None:
+                speech, arrival = spoken, None  # the microphone is read on, so that it is of the present afterwards
             packets = encoder.encode(tick, speech.playback)
             if connection.up:
                 connection.voice.put(clock.due(tick), packets, arrival)
