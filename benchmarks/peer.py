@@ -104,7 +104,7 @@ class Peer:
         self.received = Received()
         self.count = 0  # pictures decoded
         self._arrived = asyncio.Event()
-        self.location = self.token = self.answer = ""
+        self.location = self.token = self.answer = self.room = ""
         self._lost = lost
         self._through = through
         self.voice = Voice(sound) if isinstance(sound, np.ndarray) else sound
@@ -140,6 +140,7 @@ class Peer:
             raise RefusedError(answer)
         self.location = answer.headers["Location"] if self._lost is None else self._lost.location
         self.token = answer.headers["Session-Token"] if self._lost is None else self._lost.token
+        self.room = answer.headers.get("Watch-Location", "").rpartition("/")[2]
         self.answer = answer.text if self._through is None else await self._through.answered(answer.text)
         for transceiver in self.connection.getTransceivers():
             self._watch_packets(transceiver.receiver, transceiver.kind)

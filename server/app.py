@@ -22,7 +22,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from engines.types import KDTalkerError
-from server import control, logs, openapi, problems, recording_resource, sight, signalling, speech_resource, tls
+from server import control, logs, openapi, problems, recording_resource, sight, signalling, tls, whip
 from server.auth import Keys
 from server.guard import Guard
 from server.house import House
@@ -100,14 +100,14 @@ def create_app(settings: Settings) -> FastAPI:
             allow_origins=settings.cors_origins,
             allow_methods=["GET", "POST", "PATCH", "DELETE"],
             allow_headers=["Authorization", "Content-Type", "If-Match", "Session-Token"],
-            expose_headers=["Location", "Retry-After", "ETag", "Link", "Session-Token"],
+            expose_headers=["Location", "Retry-After", "ETag", "Link", "Session-Token", "Watch-Location"],
         )
     app.add_middleware(SecurityHeaders)
     problems.install(app, house.metrics)
     app.include_router(signalling.router(house))
+    app.include_router(whip.router(house))
     app.include_router(control.router(house))
     app.include_router(recording_resource.router(house))
-    app.include_router(speech_resource.router(house))
     app.include_router(sight.router(house))
     openapi.describe(app)
     app.mount("/", StaticFiles(directory=PAGE, html=True), name="page")

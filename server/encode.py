@@ -139,12 +139,14 @@ class VideoEncoder:
         drop: Callable[[str], None],
         too_late: Callable[[int], bool],
         name: str,
+        keyframe_pause: float = KEYFRAME_PAUSE,
     ) -> None:
         self._format = PICTURE_CODECS[codec]
         self._largest, self._smallest = bitrate, smallest_bitrate
         self._wanted = bitrate
         self.pixels = 0  # of a picture's side; smaller ones are made before encoding, 0 leaves them as they come
         self._emit, self._drop, self._too_late = emit, drop, too_late
+        self._keyframe_pause = keyframe_pause
         self._pictures: deque[tuple[int, ByteArray]] = deque()
         self._changed = threading.Condition()
         self._closing = False
@@ -209,7 +211,7 @@ class VideoEncoder:
                 codec, bitrate, opened_at = self._format(width, height, wanted), wanted, now
                 logger.debug("%d x %d at %d bit/s", width, height, bitrate)
             frame = _picture(tick, rgb)
-            if self._keyframe_wanted and now - keyframe_at > KEYFRAME_PAUSE:
+            if self._keyframe_wanted and now - keyframe_at > self._keyframe_pause:
                 frame.pict_type = PictureType.I
                 self._keyframe_wanted = False
             try:

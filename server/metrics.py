@@ -36,13 +36,15 @@ class Metrics:
         own: dict[str, Any] = {"registry": self.registry}
         self.sessions = Gauge(name + "sessions", "Calls that are up or coming up", **own)
         self.capacity = Gauge(name + "capacity", "Calls that this server takes", **own)
+        self.viewers = Gauge(name + "viewers", "Viewers of all calls, each on a line of its own", **own)
+        self.renditions = Gauge(name + "renditions", "Encoders that viewers share", **own)
         self.ended = Count(name + "sessions_ended", "Calls that ended, by reason", ["reason"], **own)
         self.refused = Count(name + "refused", "Requests refused, by status", ["status"], **own)
         self.frames = Count(name + "packets_released", "Packets handed to the network", ["kind"], **own)
         self.drops = Count(name + "dropped", "Ticks, pictures or samples left out, by cause", ["cause"], **own)
         self.errors = Count(name + "errors", "Failures that a call survived or ended by", ["stage"], **own)
         self.effort = Gauge(name + "effort", "Steps taken down because the machine falls behind; 0: none", **own)
-        self.shown = self.missed = 0  # pictures of all calls: handed to the network, and left out for lack of time
+        self.shown = self.missed = 0  # pictures of all encoders: made, and left out for lack of time
         self.events = Count(name + "events", "What happened to calls and to the server", ["event"], **own)
         self.lateness = Histogram(name + "lateness_seconds", "Release after due", ["kind"], buckets=FINE, **own)
         self.latency = Histogram(
@@ -115,6 +117,10 @@ class CallMetrics:
             self.process.missed += count
         self.process.drops.labels(cause).inc(count)
 
+    def encoded(self) -> None:
+        """A picture was encoded in time, for whoever watches."""
+        self.process.shown += 1
+
     def released(self, kind: str, late: float, latency: float | None = None) -> None:
         """A packet was handed over `late` seconds after its due; `latency` since its sound arrived.
 
@@ -124,7 +130,6 @@ class CallMetrics:
         now = time.monotonic()
         self._released[kind] += 1
         self.process.frames.labels(kind).inc()
-        self.process.shown += kind == "video"
         self.process.lateness.labels(kind).observe(max(0.0, late))
         self._lateness[kind].add(late, now)
         if kind == "audio":

@@ -19,12 +19,15 @@ PHOTO = {
     },
     "required": True,
 }
-SOUND = {"content": {"audio/*": {"schema": {"type": "string", "format": "binary"}}}, "required": True}
-BODIES = {  # of POST
-    "/sessions": OFFER,
-    "/sessions/{name}": OFFER,
-    "/sessions/{name}/speech": SOUND,
-    "/avatars": PHOTO,
+FRAGMENT = {"content": {"application/trickle-ice-sdpfrag": {"schema": {"type": "string"}}}, "required": True}
+BODIES = {
+    ("post", "/sessions"): OFFER,
+    ("post", "/sessions/{name}"): OFFER,
+    ("post", "/avatars"): PHOTO,
+    ("post", "/whip/{room}"): OFFER,
+    ("patch", "/whip/{room}/{name}"): FRAGMENT,
+    ("post", "/whep/{room}"): OFFER,
+    ("patch", "/whep/{room}/{name}"): FRAGMENT,
 }
 PROBLEM = {
     "description": "A refusal (RFC 9457)",
@@ -59,8 +62,8 @@ def describe(app: FastAPI) -> None:
                 for method, operation in operations.items():
                     operation["responses"].pop("422", None)  # FastAPI's own form of it is not used
                     operation["responses"]["default"] = PROBLEM
-                    if method == "post" and path in BODIES:
-                        operation["requestBody"] = BODIES[path]
+                    if (method, path) in BODIES:
+                        operation["requestBody"] = BODIES[method, path]
         return app.openapi_schema or {}
 
     app.openapi = complete  # type: ignore[method-assign]

@@ -14,7 +14,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from engines.types import KDTalkerError, PortraitError
-from server.connection import OfferError
+from server.line import OfferError
 from server.metrics import Metrics
 
 

@@ -28,6 +28,10 @@ class FullHouseError(Exception):
         self.reason = reason
 
 
+class RoomTakenError(Exception):
+    """Another call has this room."""
+
+
 class Reception:
     """Every call of the process. Leaving the block ends them all and waits for them."""
 
@@ -63,6 +67,15 @@ class Reception:
         if self._settings.load_shedding and not self._governor.room(len(self._sessions)):
             raise FullHouseError("busy", "The machine has no room for another call; try again soon.")
 
+    def require_seat(self) -> None:
+        """Raise FullHouseError where one more viewer cannot be taken."""
+        if self._draining:
+            raise FullHouseError("draining", "The server is about to stop and takes no new viewers.")
+        if sum(len(session.audience) for session in self._sessions.values()) >= self._settings.max_viewers:
+            raise FullHouseError("full", "All seats are taken; try again soon.")
+        if self._settings.load_shedding and not self._governor.effort.open:
+            raise FullHouseError("busy", "The machine has no room for another viewer; try again soon.")
+
     async def drain(self, patience: float) -> None:
         """Let nobody in any more; return when every call has ended by itself, or after `patience` seconds."""
         self._draining = True
@@ -80,11 +93,20 @@ class Reception:
     def find(self, name: str) -> Session | None:
         return self._sessions.get(name)
 
-    async def admit(self, offer: str, avatar: str, identity: Identity) -> tuple[Session, str]:
-        """Start a call; returns it with the SDP answer. Raises FullHouseError or OfferError."""
+    def call_in(self, room: str) -> Session | None:
+        """The call that is watched there."""
+        return next((session for session in self._sessions.values() if session.room == room), None)
+
+    async def admit(self, offer: str, avatar: str, identity: Identity, room: str | None = None) -> tuple[Session, str]:
+        """Start a call, a publisher's where it names its room; returns it with the SDP answer.
+
+        Raises FullHouseError, RoomTakenError or OfferError.
+        """
         self.require_room()
+        if room is not None and self.call_in(room) is not None:
+            raise RoomTakenError
         name = secrets.token_urlsafe(12)
-        session = Session(name, avatar, identity, self._batcher, self._governor, self._settings, self._metrics)
+        session = Session(name, avatar, identity, room, self._batcher, self._governor, self._settings, self._metrics)
         self._sessions[name] = session  # counted from here on, so that two offers cannot take one place
         self._metrics.sessions.set(len(self._sessions))
         answer: asyncio.Future[str] = asyncio.get_running_loop().create_future()
@@ -99,7 +121,7 @@ class Reception:
             await asyncio.sleep(1)
             before, now = now, time.monotonic()
             used_before, used = used, time.process_time()
-            live = sum(session.state is State.LIVE for session in self._sessions.values())
+            live = sum(session.state is State.LIVE and session.watched for session in self._sessions.values())
             self._governor.look(
                 now, now - before, live, metrics.shown - shown, metrics.missed - missed, used - used_before
             )

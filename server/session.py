@@ -24,14 +24,16 @@ from engines.controls import Controls, Offer
 from engines.types import SPEECH_SAMPLES, Identity, MotionTick
 from server.batcher import Batcher
 from server.clock import SessionClock
-from server.connection import Connection, OfferError
+from server.connection import Connection
 from server.encode import SpeechEncoder
+from server.line import Line, OfferError
 from server.load import Governor
 from server.metrics import CallMetrics, Metrics
 from server.recording import CALL_ENDED, Recording
 from server.settings import Settings
-from server.spoken import SpokenFiles
+from server.stream import PictureStream
 from server.tracks import MicrophoneReader, UnheardSound
+from server.viewers import Audience, Viewer
 
 VOICE = 0.01  # level (RMS) that counts as somebody speaking
 FIRST_SOUND = 0.3  # seconds that a call's beginning waits for its microphone
@@ -56,13 +58,17 @@ class State(StrEnum):
 
 
 class Session:
-    """A caller's voice in, an avatar's voice and pictures out (mirror mode)."""
+    """A caller's voice in, an avatar's voice and pictures out (mirror mode).
+
+    Where a `room` is given the caller is a publisher, who receives nothing; viewers find the call there.
+    """
 
     def __init__(
         self,
         name: str,
         avatar: str,
         identity: Identity,
+        room: str | None,
         batcher: Batcher,
         governor: Governor,
         settings: Settings,
@@ -71,6 +77,8 @@ class Session:
         self.id = name
         self.token = secrets.token_urlsafe(16)  # who has it may replace the connection
         self.avatar = avatar
+        self.publishing = room is not None
+        self.room = room or secrets.token_urlsafe(12)
         self.state = State.CONNECTING
         self.reason: str | None = None
         self.controls: Controls = settings.controls
@@ -78,7 +86,6 @@ class Session:
         self.metrics = CallMetrics(metrics)
         self.still = identity.crop
         self.recording: Recording | None = None  # the latest one
-        self.spoken = SpokenFiles(settings.speech_seconds, self.tell)
         self._listeners: set[Callable[[str, dict[str, Any]], None]] = set()
         self._settings, self._governor = settings, governor
         self._lease = batcher.lease(identity)
@@ -87,6 +94,8 @@ class Session:
         self._over = asyncio.Event()
         self._connecting = asyncio.Lock()
         self._connection: Connection | None = None
+        self.audience = Audience(name, settings, self.metrics)
+        self.audience.unseen = self.publishing
         self._clock: SessionClock | None = None
         self._unheard = UnheardSound()
         self._pushed: MicrophoneReader | None = None  # stands where the connection's microphone stands
@@ -115,13 +124,14 @@ class Session:
         async with self._connecting:
             if self.reason is not None:
                 raise EndedError
-            connection = Connection(self.id, self._settings, self.metrics, self._changed.set)
+            connection = Connection(self.id, self._settings, self.metrics, self._changed.set, self.publishing)
             try:
                 answer = await connection.answer(offer)
             except BaseException:
                 await asyncio.shield(connection.close())
                 raise
-            connection.clock = self._clock
+            if self._clock is not None:
+                connection.begin(self._clock)
             before, self._connection = self._connection, connection
             self._lost_at = time.monotonic()
             self._changed.set()
@@ -129,6 +139,16 @@ class Session:
                 logger.info("session %s: a new connection", self.id)
                 await asyncio.shield(before.close())
             return answer
+
+    async def join(self, offer: str) -> tuple[Viewer, str]:
+        """A new viewer, and the SDP answer to its offer; raises OfferError, PortsExhaustedError or EndedError."""
+        if self.reason is not None:
+            raise EndedError
+        viewer, answer = await self.audience.admit(offer)
+        if self.reason is not None:  # its end may not have met this viewer
+            await asyncio.shield(self.audience.leave(viewer))
+            raise EndedError
+        return viewer, answer
 
     async def run(self) -> None:
         """The call, from the answer to its end; call `connect` first."""
@@ -138,10 +158,12 @@ class Session:
                 await self._lease.begin(seed_of(self.id), time.monotonic() + 1, self.controls)
                 if await self._first_connection():
                     self._clock = clock = SessionClock(await self._origin(), self._delay)
-                    self._the_connection.clock = clock
+                    self._the_connection.begin(clock)
+                    self.audience.begin(clock)
                     self.metrics.begin()
                     for work in (self._hear, self._animate):
                         workers.append(group.create_task(work(clock), name=f"{self.id} {work.__name__}"))
+                    workers.append(group.create_task(self.audience.run(), name=f"{self.id} audience"))
                     await self._watch()
             finally:
                 for worker in workers:
@@ -195,6 +217,16 @@ class Session:
             self.metrics.process.events.labels(f"recording: {self.recording.reason}").inc()
             self.tell("recording", **self.recording.stats())
 
+    @property
+    def line(self) -> Line:
+        """To the caller, as it is now."""
+        return self._the_connection.line
+
+    @property
+    def watched(self) -> bool:
+        """Whether anybody sees the pictures."""
+        return self._the_connection.pictures is not None or self.audience.watching
+
     async def closed(self) -> None:
         """Wait until nothing of the call is left; any number may wait."""
         await self._over.wait()
@@ -209,15 +241,25 @@ class Session:
             "effort": self._governor.effort.name,
             "controls": self.controls.as_dict(),
             **self.metrics.snapshot(),
-            "speech": self.spoken.stats(),
             "recording": self.recording.stats() if self.recording else None,
             "microphone": self._connection.stats() if self._connection else None,
+            "watch": f"/whep/{self.room}",
+            "viewers": self.audience.stats(),
         }
 
     @property
     def _the_connection(self) -> Connection:
         assert self._connection is not None, "connect first"
         return self._connection
+
+    @property
+    def _recorded(self) -> bool:
+        return self.recording is not None and self.recording.reason is None
+
+    def _streams(self, pixels: int) -> list[tuple[PictureStream, int]]:
+        """Where a picture goes, and how large it is to be there, at most `pixels`."""
+        own = self._the_connection.pictures
+        return ([(own, pixels)] if own is not None else []) + self.audience.streams(pixels)
 
     async def _release(self) -> None:
         self._lease.release()
@@ -227,6 +269,7 @@ class Session:
         async with self._connecting:
             if self._connection is not None:
                 await self._connection.close()
+        await self.audience.close()
 
     async def _change(self, seconds: float) -> None:
         """Return when something changed, or after so many seconds."""
@@ -239,7 +282,7 @@ class Session:
         """Whether the caller came before the patience, or the call, was over."""
         patience = time.monotonic() + self._settings.connect_timeout
         while self.reason is None and not self._the_connection.up:
-            if time.monotonic() > patience or self._the_connection.down:
+            if time.monotonic() > patience or self.line.down:
                 self.end("never connected")
             else:
                 await self._change(LOOK)
@@ -261,11 +304,9 @@ class Session:
             await clock.until(clock.cut(tick))
             connection = self._the_connection
             speech, arrival = (self._pushed or connection.microphone).take(tick, clock.cut(tick))
-            if (spoken := self.spoken.take(tick)) is not None:
-                speech, arrival = spoken, None  # the microphone is read on, so that it is of the present afterwards
             packets = encoder.encode(tick, speech.playback)
-            if connection.up:
-                connection.voice.put(clock.due(tick), packets, arrival)
+            connection.speak(clock.due(tick), packets, arrival)
+            self.audience.speak(clock.due(tick), packets)
             if self.recording is not None:
                 self.recording.sound(tick, speech.playback)
             if self._unheard.put(speech.pcm):
@@ -293,13 +334,14 @@ class Session:
             heard += len(pcm) // SPEECH_SAMPLES
             for made in ready:
                 motion = MotionTick(first + made.tick, made.motion)
-                connection = self._the_connection
                 effort = self._governor.effort
                 if effort.skip and motion.tick % effort.skip == 0:
                     continue
-                if not connection.up:
+                streams = self._streams(effort.pixels)
+                if not streams and not self._recorded:
                     continue  # nobody looks; the motion goes on, so that the face is where it would be
-                if connection.too_late(motion.tick, newest=made is ready[-1] and self._unheard.empty):
+                newest = made is ready[-1] and self._unheard.empty
+                if streams and all(stream.too_late(motion.tick, newest) for stream, _ in streams):
                     self.metrics.dropped("late_before_rendering")
                     continue
                 try:
@@ -308,7 +350,8 @@ class Session:
                     logger.exception("session %s: a picture could not be rendered", self.id)
                     self.metrics.dropped("render_error")
                     continue
-                connection.show(motion.tick, picture, effort.pixels)
+                for stream, pixels in streams:
+                    stream.show(motion.tick, picture, pixels)
                 if self.recording is not None:
                     self.recording.picture(motion.tick, picture)
 
@@ -318,7 +361,7 @@ class Session:
         begun = time.monotonic()
         while self.reason is None:
             connection = self._the_connection
-            silence = await connection.silent_for()
+            silence = await connection.line.silent_for()
             now = time.monotonic()
             if connection.up and silence < limits.lost_after:
                 self._become(State.LIVE)

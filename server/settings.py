@@ -85,6 +85,8 @@ class Settings(BaseSettings):
 
     workers: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1)
     max_sessions: int = Field(default_factory=lambda: 2 * (os.cpu_count() or 1), ge=1)
+    max_viewers: int = Field(default_factory=lambda: 25 * (os.cpu_count() or 1), ge=0)
+    """Viewers of all calls together."""
     load_shedding: bool = True
     """Refuse newcomers by what calls are measured to cost, and give calls less when the machine falls behind."""
     retry_after: int = Field(10, ge=1)
@@ -153,11 +155,7 @@ class Settings(BaseSettings):
     keep_recordings: float = Field(4 * 3600.0, gt=0)
     """A recording is deleted so long after its end."""
 
-    speech_seconds: float = Field(300.0, gt=0)
-    """Of sent sound files that may wait in a call to be spoken."""
-
     max_offer: int = 65_536
-    max_speech: int = 32 * 1024 * 1024
     max_photo: int = 20 * 1024 * 1024
     max_avatars: int = Field(200, ge=1)
 

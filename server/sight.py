@@ -45,6 +45,7 @@ def router(house: House) -> APIRouter:
         calls = house.reception.calls if house.reception else []
         content = {
             "capacity": house.settings.max_sessions,
+            "viewer_capacity": house.settings.max_viewers,
             "calls": [summary(call, shipped) for call in calls],
         }
         return JSONResponse(content, headers=NO_STORE)
@@ -55,5 +56,5 @@ def router(house: House) -> APIRouter:
 def summary(call: Session, shipped: set[str]) -> dict[str, Any]:
     """The figures of a call, without the names that would open it or its photo to others."""
     stats = call.stats()
-    del stats["id"], stats["controls"]
+    del stats["id"], stats["controls"], stats["watch"]
     return stats | {"label": call.id[:LABEL], "avatar": call.avatar if call.avatar in shipped else "own photo"}

@@ -27,6 +27,7 @@ from server.session import EndedError, Session
 SDP = "application/sdp"
 NO_STORE = {"Cache-Control": "no-store"}
 TOKEN = "Session-Token"  # header: the right to give a session a new connection
+WATCH = "Watch-Location"  # header: where others may watch the call
 GONE = "There is no such session; it may have ended."
 NO_PORTS = "All of the server's UDP ports are in use; try again soon."
 STARTING = 2  # seconds until a server that starts is worth asking again
@@ -62,8 +63,8 @@ def router(house: House) -> APIRouter:
             raise not_now(full.reason, str(full), settings.retry_after) from None
         except ice.PortsExhaustedError:
             raise not_now("full", NO_PORTS, settings.retry_after) from None
-        headers = {"Location": f"/sessions/{session.id}", TOKEN: session.token, **NO_STORE}
-        return Response(answer, 201, headers, media_type=SDP)
+        headers = {"Location": f"/sessions/{session.id}", TOKEN: session.token, WATCH: f"/whep/{session.room}"}
+        return Response(answer, 201, headers | NO_STORE, media_type=SDP)
 
     @routes.post("/sessions/{name}")
     async def reconnect(request: Request, name: str) -> Response:

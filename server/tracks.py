@@ -10,7 +10,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import av
 import numpy as np
@@ -19,7 +19,6 @@ from aiortc.mediastreams import MediaStreamError
 from av.packet import Packet
 
 from engines.types import SPEECH_SAMPLES, TICK_SECONDS, FloatArray, SpeechTick
-from server.metrics import CallMetrics
 from server.playout import Playout
 from server.sound import Decimator
 
@@ -112,12 +111,21 @@ class UnheardSound:
         return np.concatenate([np.zeros(silent * SPEECH_SAMPLES, np.float32), *ticks])
 
 
+class Reports(Protocol):
+    """Who is told of what a track does; see `CallMetrics`."""
+
+    def released(self, kind: str, late: float, latency: float | None = None) -> None: ...
+
+    def dropped(self, cause: str, count: int = 1) -> None: ...
+
+
 class _ReleaseTrack(MediaStreamTrack):
     """Packets in the order they were put, each handed over at its moment and never before."""
 
-    def __init__(self, metrics: CallMetrics) -> None:
+    def __init__(self, metrics: Reports) -> None:
         super().__init__()
         self._metrics = metrics
+        self._left = float("-inf")  # moment of the packet that was handed over last
         self._outgoing: deque[tuple[float, Packet[Any], float | None]] = deque()
         self._changed = asyncio.Event()
 
@@ -131,16 +139,18 @@ class _ReleaseTrack(MediaStreamTrack):
 
     async def recv(self) -> Packet[Any]:
         """The next packet, at its moment; raises MediaStreamError once the track is stopped."""
-        while not self._outgoing and self.readyState == "live":
-            self._changed.clear()
-            await self._changed.wait()
-        if self.readyState != "live":
-            raise MediaStreamError
-        moment, packet, arrival = self._outgoing.popleft()
-        await asyncio.sleep(max(0.0, moment - time.monotonic()))
-        now = time.monotonic()
-        self._metrics.released(self.kind, now - moment, None if arrival is None else now - arrival)
-        return packet
+        while self.readyState == "live":
+            if not self._outgoing:
+                self._changed.clear()
+                await self._changed.wait()
+                continue
+            await asyncio.sleep(max(0.0, self._outgoing[0][0] - time.monotonic()))
+            now = time.monotonic()
+            if self._outgoing and self._outgoing[0][0] <= now:  # what is waited for may have been given up
+                self._left, packet, arrival = self._outgoing.popleft()
+                self._metrics.released(self.kind, now - self._left, None if arrival is None else now - arrival)
+                return packet
+        raise MediaStreamError
 
 
 class AvatarAudioTrack(_ReleaseTrack):
@@ -167,3 +177,14 @@ class AvatarVideoTrack(_ReleaseTrack):
         if len(self._outgoing) > BACKLOG:
             self._metrics.dropped("picture_unsent", len(self._outgoing))
             self._outgoing.clear()
+
+    def give_up(self, due: float) -> bool:
+        """Leave out what is due from then on; False where something of it has left already."""
+        while self._outgoing and self._outgoing[-1][0] >= due:
+            self._outgoing.pop()
+        return self._left < due
+
+    @property
+    def next_due(self) -> float | None:
+        """When the picture that waits for its sender should leave, or should have left."""
+        return self._outgoing[0][0] if self._outgoing else None

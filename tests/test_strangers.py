@@ -50,7 +50,7 @@ def assert_refused_in_form(answer: httpx.Response) -> None:
 # Requests
 
 
-@schemathesis.serializer("application/sdp")
+@schemathesis.serializer("application/sdp", "application/trickle-ice-sdpfrag")
 def sdp(context: object, value: object) -> bytes:
     return str(value).encode("utf-8", "surrogatepass")
 
