@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,6 +28,10 @@ from engines.types import (
 )
 
 AAC_FRAME = 1024  # samples in one AAC-LC frame
+FORMATS = "wav,flac,mp3,ogg"  # what is opened for strangers, by FFmpeg's names
+CODECS = ("pcm_", "flac", "mp3", "vorbis", "opus")
+CHANNELS, FASTEST = 8, 192_000
+ASKED = "send a WAV, FLAC, MP3 or Ogg file."
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,27 +54,58 @@ def load_speech(path: Path) -> Speech:
     """
     try:
         with av.open(str(path)) as container:
-            if not container.streams.audio:
-                raise SpeechError(f"{path} holds no sound; give a WAV, FLAC, MP3 or similar file.")
-            playback = _decode(container)
+            return _speech(container, str(path))
     except FileNotFoundError:
         raise SpeechError(f"There is no file {path}.") from None
     except (av.error.FFmpegError, IsADirectoryError, PermissionError) as error:
         raise SpeechError(f"{path} cannot be read as sound ({error.strerror}); give a WAV or FLAC file.") from error
+
+
+def read_speech(data: bytes, longest: float) -> Speech:
+    """Decode a stranger's WAV, FLAC, MP3 or Ogg file; nothing but these formats is opened. Channels are averaged.
+
+    Raises SpeechError for anything else, and for sound above `longest` seconds, which is not decoded any further.
+    """
+    try:
+        with av.open(io.BytesIO(data), "r", container_options={"format_whitelist": FORMATS}) as container:
+            for stream in container.streams.audio[:1]:
+                codec: av.AudioCodecContext | None = stream.codec_context  # none for a number that FFmpeg does not know
+                usual = codec is not None and codec.name.startswith(CODECS)
+                if codec is None or not usual or codec.channels > CHANNELS or codec.sample_rate > FASTEST:
+                    raise SpeechError(f"The file holds sound in a rare form; {ASKED}")
+            return _speech(container, "The file", longest)
+    except (av.error.FFmpegError, ValueError, MemoryError, OverflowError) as error:
+        raise SpeechError(f"The file cannot be read as sound; {ASKED}") from error
+
+
+def _speech(container: av.container.InputContainer, name: str, longest: float = math.inf) -> Speech:
+    if not container.streams.audio:
+        raise SpeechError(f"{name} holds no sound; give a WAV, FLAC, MP3 or similar file.")
+    playback = _decode(container, name, longest)
     pcm = resample(playback, PLAYBACK_RATE, SPEECH_RATE)
     if len(pcm) < SPEECH_SAMPLES:
-        raise SpeechError(f"{path} holds {len(pcm) / SPEECH_RATE * 1000:.0f} ms of sound; at least 40 ms are needed.")
+        raise SpeechError(f"{name} holds {len(pcm) / SPEECH_RATE * 1000:.0f} ms of sound; at least 40 ms are needed.")
     return Speech(pcm, np.round(np.clip(playback, -1, 1) * 32767).astype(np.int16))
 
 
-def _decode(container: av.container.InputContainer) -> FloatArray:
+def _decode(container: av.container.InputContainer, name: str, longest: float) -> FloatArray:
     # Channels are averaged here: FFmpeg's own down-mix would be 3 dB louder on equal channels.
     resampler = av.AudioResampler(format="fltp", rate=PLAYBACK_RATE)
     parts: list[FloatArray] = []
-    for frame in container.decode(audio=0):
-        parts.extend(part.to_ndarray().mean(0) for part in resampler.resample(frame))
-    parts.extend(part.to_ndarray().mean(0) for part in resampler.resample(None))
-    return np.concatenate(parts) if parts else np.empty(0, np.float32)
+    samples = 0
+    for frame in _frames(container):
+        for part in resampler.resample(frame):
+            parts.append(part.to_ndarray().mean(0))
+            samples += part.samples
+        if samples > longest * PLAYBACK_RATE:
+            raise SpeechError(f"{name} holds more than {longest:.0f} s of sound; send it in parts.")
+    return np.nan_to_num(np.concatenate(parts)) if parts else np.empty(0, np.float32)
+
+
+def _frames(container: av.container.InputContainer) -> Iterator[av.AudioFrame | None]:
+    """All frames, and None to flush what comes after."""
+    yield from container.decode(audio=0)
+    yield None
 
 
 def resample(sound: FloatArray, source: int, target: int) -> FloatArray:

@@ -22,7 +22,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from engines.types import KDTalkerError
-from server import control, logs, openapi, problems, recording_resource, sight, signalling, tls, whip
+from server import control, logs, openapi, problems, recording_resource, sight, signalling, speech_resource, tls, whip
 from server.auth import Keys
 from server.guard import Guard
 from server.house import House
@@ -108,6 +108,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(whip.router(house))
     app.include_router(control.router(house))
     app.include_router(recording_resource.router(house))
+    app.include_router(speech_resource.router(house))
     app.include_router(sight.router(house))
     openapi.describe(app)
     app.mount("/", StaticFiles(directory=PAGE, html=True), name="page")

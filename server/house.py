@@ -21,6 +21,7 @@ from server.metrics import Metrics
 from server.reception import Reception
 from server.recordings import Recordings
 from server.settings import Settings
+from server.sound_files import SoundReader
 
 logger = logging.getLogger(__name__)
 WARM_TICKS = 25
@@ -38,6 +39,7 @@ class House:
         self.metrics = Metrics()
         self.avatars = Avatars(settings.max_avatars, settings.cache, settings.keep_photos)
         self.recordings = Recordings(settings)
+        self.sounds = SoundReader()
         self.reception: Reception | None = None
         self._group: asyncio.TaskGroup | None = None  # while it is open
         self.failure: Exception | None = None
@@ -90,6 +92,7 @@ class House:
                 await leaving.wait()
         finally:
             await self.recordings.close()
+            self.sounds.close()
             batcher.close()
             self.avatars.close()
 

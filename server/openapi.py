@@ -19,10 +19,12 @@ PHOTO = {
     },
     "required": True,
 }
+SOUND = {"content": {"audio/*": {"schema": {"type": "string", "format": "binary"}}}, "required": True}
 FRAGMENT = {"content": {"application/trickle-ice-sdpfrag": {"schema": {"type": "string"}}}, "required": True}
 BODIES = {
     ("post", "/sessions"): OFFER,
     ("post", "/sessions/{name}"): OFFER,
+    ("post", "/sessions/{name}/speech"): SOUND,
     ("post", "/avatars"): PHOTO,
     ("post", "/whip/{room}"): OFFER,
     ("patch", "/whip/{room}/{name}"): FRAGMENT,

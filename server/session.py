@@ -31,6 +31,7 @@ from server.load import Governor
 from server.metrics import CallMetrics, Metrics
 from server.recording import CALL_ENDED, Recording
 from server.settings import Settings
+from server.spoken import SpokenFiles
 from server.stream import PictureStream
 from server.tracks import MicrophoneReader, UnheardSound
 from server.viewers import Audience, Viewer
@@ -86,6 +87,7 @@ class Session:
         self.metrics = CallMetrics(metrics)
         self.still = identity.crop
         self.recording: Recording | None = None  # the latest one
+        self.spoken = SpokenFiles(settings.speech_seconds, self.tell)
         self._listeners: set[Callable[[str, dict[str, Any]], None]] = set()
         self._settings, self._governor = settings, governor
         self._lease = batcher.lease(identity)
@@ -241,6 +243,7 @@ class Session:
             "effort": self._governor.effort.name,
             "controls": self.controls.as_dict(),
             **self.metrics.snapshot(),
+            "speech": self.spoken.stats(),
             "recording": self.recording.stats() if self.recording else None,
             "microphone": self._connection.stats() if self._connection else None,
             "watch": f"/whep/{self.room}",
@@ -304,6 +307,8 @@ class Session:
             await clock.until(clock.cut(tick))
             connection = self._the_connection
             speech, arrival = (self._pushed or connection.microphone).take(tick, clock.cut(tick))
+            if (spoken := self.spoken.take(tick)) is not None:
+                speech, arrival = spoken, None  # the microphone is read on, so that it is of the present afterwards
             packets = encoder.encode(tick, speech.playback)
             connection.speak(clock.due(tick), packets, arrival)
             self.audience.speak(clock.due(tick), packets)

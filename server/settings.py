@@ -155,7 +155,11 @@ class Settings(BaseSettings):
     keep_recordings: float = Field(4 * 3600.0, gt=0)
     """A recording is deleted so long after its end."""
 
+    speech_seconds: float = Field(300.0, gt=0)
+    """Of sent sound files that may wait in a call to be spoken."""
+
     max_offer: int = 65_536
+    max_speech: int = 32 * 1024 * 1024
     max_photo: int = 20 * 1024 * 1024
     max_avatars: int = Field(200, ge=1)
 

@@ -269,6 +269,21 @@ def test_a_call_is_recorded_and_saved(visitor: Visit, tmp_path: Path) -> None:
     assert page.is_disabled("#record")
 
 
+def test_a_sound_file_is_spoken_and_stopped(visitor: Visit, tmp_path: Path) -> None:
+    visitor.refusals.add(422)
+    page = visitor.open()
+    assert page.is_disabled("#sound")
+    visitor.call()
+    (tmp_path / "text.wav").write_text("no sound at all")
+    page.set_input_files("#sound", tmp_path / "text.wav")
+    page.get_by_text("cannot be read as sound").wait_for()
+    page.set_input_files("#sound", write_wave(tmp_path / "long.wav", np.zeros(60 * RATE, np.int16)))
+    page.get_by_text("Speaking in place of the microphone, 5").wait_for()
+    page.get_by_role("button", name="Stop the file").click()
+    page.locator("#speak").wait_for()
+    assert httpx.get(f"{visitor.sessions[0]}/stats").json()["speech"] is None
+
+
 def test_a_photo_that_suits_becomes_the_face(visitor: Visit) -> None:
     page = visitor.open()
     page.set_input_files("#photo", PORTRAIT)

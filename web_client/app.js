@@ -6,6 +6,7 @@ import { Manner } from "./manner.js";
 import { Meter } from "./meter.js";
 import { Recorder } from "./recorder.js";
 import { Session } from "./session.js";
+import { Speaker } from "./speaker.js";
 import { line, list, peerFigures } from "./stats.js";
 import { words } from "./words.js";
 
@@ -21,6 +22,7 @@ const session = new Session();
 const meter = new Meter(at("meter"), glow);
 const manner = new Manner(at("manner"), at("manner-note"));
 const recorder = new Recorder(at("record"), at("record-note"), at("recorded"));
+const speaker = new Speaker({ tile: at("speak"), file: at("sound"), stop: at("hush"), note: at("speech-note") });
 const avatars = new Avatars({ list: at("faces"), template: at("face"), file: at("photo"), note: at("photo-note") });
 
 /** The voice lights the frame, in few steps: without a graphics card every one is a picture painted by the processor. */
@@ -50,7 +52,9 @@ session.addEventListener("state", () => {
     mute(true);
   }
   manner.attach(session.state === "live" ? session.address : null);
-  recorder.attach(calling() && session.address ? session : null);
+  const call = calling() && session.address ? session : null;
+  recorder.attach(call);
+  speaker.attach(call);
   if (session.state === "live") meter.heardAt = performance.now();
   show();
 });
@@ -164,7 +168,9 @@ addEventListener("drop", (event) => {
   dropping(false);
   if (!carriesFile(event)) return;
   event.preventDefault();
-  avatars.add(event.dataTransfer.files[0]);
+  const [file] = event.dataTransfer.files;
+  if (file?.type.startsWith("audio/")) speaker.add(file);
+  else avatars.add(file);
 });
 
 // Figures
@@ -175,6 +181,7 @@ async function measure() {
   const [peer, server] = [peerFigures(figures[0]), figures[1]];
   say(at("line"), line(peer, server));
   recorder.follow(server.recording);
+  speaker.follow(server.speech);
   if (!at("figures").open) return;
   at("list").replaceChildren(
     ...list(peer, server).flatMap(([name, value]) => [

@@ -104,8 +104,9 @@ export class Session extends EventTarget {
   }
 
   /** Ask something of the running call, with the right to it; raises CallError. */
-  async request(path, method, body) {
-    return ask(`${this.#url}${path}`, { method, body, headers: { "Session-Token": this.#token } });
+  async request(path, method, { body, type, signal = AbortSignal.timeout(ANSWER) } = {}) {
+    const headers = { "Session-Token": this.#token, ...(type && { "Content-Type": type }) };
+    return ask(`${this.#url}${path}`, { method, body, headers, signal });
   }
 
   /** [RTCStatsReport, server's statistics] of a live call, else null. */
