@@ -128,6 +128,13 @@ class Peer:
         sdp = self.connection.localDescription.sdp
         return sdp if self._through is None else await self._through.offered(sdp)
 
+    async def accept(self, answer: str) -> None:
+        """What follows an offer: the SDP answer begins the call."""
+        self.answer = answer if self._through is None else await self._through.answered(answer)
+        for transceiver in self.connection.getTransceivers():
+            self._watch_packets(transceiver.receiver, transceiver.kind)
+        await self.connection.setRemoteDescription(RTCSessionDescription(self.answer, "answer"))
+
     async def __aenter__(self) -> Peer:
         headers = {"Content-Type": "application/sdp"}
         if self._lost is None:
@@ -141,10 +148,7 @@ class Peer:
         self.location = answer.headers["Location"] if self._lost is None else self._lost.location
         self.token = answer.headers["Session-Token"] if self._lost is None else self._lost.token
         self.room = answer.headers.get("Watch-Location", "").rpartition("/")[2]
-        self.answer = answer.text if self._through is None else await self._through.answered(answer.text)
-        for transceiver in self.connection.getTransceivers():
-            self._watch_packets(transceiver.receiver, transceiver.kind)
-        await self.connection.setRemoteDescription(RTCSessionDescription(self.answer, "answer"))
+        await self.accept(answer.text)
         return self
 
     async def __aexit__(

@@ -5,8 +5,9 @@ Nothing is asked of the server. Packets and reports are noted as they leave DTLS
 picture is behind its sound, that is the sound is early; milliseconds throughout.
 
 RTP time begins at a random number on each track (RFC 3550, 5.1), so that a picture's tick is known from outside only
-up to a constant number of ticks. It is taken from the first reports, as the one that makes their skew smallest, and
-kept for the call; `tests/test_skew.py` holds it against pictures that carry their tick in their pixels.
+up to a constant number of ticks. It is taken from the first ones, where the picture and the sound that are least late
+are nearest to each other, and kept for the call; `tests/test_skew.py` holds it against pictures that carry their tick
+in their pixels.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from benchmarks.peer import Received
 
 TICK = 40.0  # ms
 CLOCKS = {"audio": 48_000, "video": 90_000}  # RTP time of a second
-FIRST = 8  # pictures, or reports of them, that tell the constant
+FIRST = 25  # packets or reports that tell the constant
 NTP_EPOCH = 2_208_988_800  # seconds from 1900 to 1970
 
 Stamped = list[tuple[float, int]]  # (moment in s, RTP timestamp)
@@ -56,8 +57,20 @@ def _apart(received: Received, video: Stamped, audio: Stamped) -> Series:
     after = np.searchsorted(heard, shown).clip(max=len(heard) - 1)
     before = (after - 1).clip(min=0)
     nearest = np.where(np.abs(shown - heard[before]) < np.abs(heard[after] - shown), before, after)
-    apart = 1000 * (late - due[nearest])
-    return shown, apart - TICK * round(float(np.median(apart[:FIRST])) / TICK)
+    return shown, 1000 * (late - due[nearest]) - TICK * _ticks_between(late, due)
+
+
+def first_tick(received: Received) -> int:
+    """Of the first picture that came, counted from the first packet of sound."""
+    late, due = (
+        _offsets(stamped, stamped[0][1], CLOCKS[kind])[1]
+        for kind, stamped in ((kind, received.timestamps[kind]) for kind in ("video", "audio"))
+    )
+    return _ticks_between(late, due)
+
+
+def _ticks_between(late: NDArray[np.float64], due: NDArray[np.float64]) -> int:
+    return round(1000 * float(late[:FIRST].min() - due[:FIRST].min()) / TICK)
 
 
 def _offsets(stamped: Stamped, origin: int, clock: int) -> Series:

@@ -18,6 +18,8 @@ from prometheus_client import CollectorRegistry, Gauge, Histogram, generate_late
 from prometheus_client import Counter as Count
 from prometheus_client.process_collector import ProcessCollector
 
+from server.clock import AHEAD
+
 MISSED = ("late_before_rendering", "late_before_encoding", "encoder_busy")  # causes: the machine is too slow
 RECENT = 10.0  # seconds that a call's figures look back
 FINE = (0.001, 0.002, 0.005, 0.01, 0.015, 0.02, 0.03, 0.04, 0.06, 0.1, 0.2, 0.5, 1.0)
@@ -135,7 +137,7 @@ class CallMetrics:
         if kind == "audio":
             self._sound_late = late
         else:
-            skew = late - self._sound_late
+            skew = late - AHEAD - self._sound_late
             self._skew.add(skew, now)
             self.process.skew.observe(skew)
             if self._last_picture is not None:

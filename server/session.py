@@ -350,7 +350,7 @@ class Session:
                     self.metrics.dropped("late_before_rendering")
                     continue
                 try:
-                    picture = await self._lease.render(motion.motion, clock.due(motion.tick))
+                    picture = await self._lease.render(motion.motion, clock.showing(motion.tick))
                 except Exception:
                     logger.exception("session %s: a picture could not be rendered", self.id)
                     self.metrics.dropped("render_error")

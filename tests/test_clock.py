@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from server.clock import SessionClock
+from server.clock import AHEAD, SessionClock
 
 
 @dataclass
@@ -43,9 +43,13 @@ def test_due_is_one_fixed_delay_after_the_tick_begins(clock: SessionClock) -> No
         assert clock.due(tick) - clock.start(tick) == pytest.approx(0.196)
 
 
+def test_a_picture_leaves_before_its_sound_and_by_less_than_is_noticed(clock: SessionClock) -> None:
+    assert 0 < clock.due(7) - clock.showing(7) < 0.020
+
+
 async def test_until_sleeps_what_is_left(clock: SessionClock, hand: Hand) -> None:
-    await clock.until(clock.due(0))
-    assert hand.slept == [pytest.approx(0.196)]
+    await clock.until(clock.showing(0))
+    assert hand.slept == [pytest.approx(0.196 - AHEAD)]
     assert clock.late(0) == pytest.approx(0.0)
 
 
@@ -53,4 +57,4 @@ async def test_a_past_moment_yields_once_and_does_not_wait(clock: SessionClock, 
     hand.time += 10
     await clock.until(clock.due(3))
     assert hand.slept == [0.0]
-    assert clock.late(3) == pytest.approx(10 - 0.196 - 0.12)
+    assert clock.late(3) == pytest.approx(10 + AHEAD - 0.196 - 0.12)

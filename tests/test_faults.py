@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from aiortc import RTCSessionDescription
 
 from benchmarks.faulty import FaultyEngine, FaultyRenderer, Trouble
 from benchmarks.peer import RATE, Peer
@@ -52,7 +51,7 @@ async def calls(
             made = []
             for peer in peers:
                 session, answer = await reception.admit(await peer.offer(), "iris", identity)
-                await peer.connection.setRemoteDescription(RTCSessionDescription(answer, "answer"))
+                await peer.accept(answer)
                 made.append((peer, session))
             for peer in peers:
                 await peer.pictures(3, within=60)

@@ -16,6 +16,7 @@ import pytest
 from rich.console import Console
 
 from benchmarks.peer import Peer
+from server.clock import AHEAD
 from server.metrics import CallMetrics, Metrics
 from server.sight import LABEL
 from server.top import table
@@ -69,7 +70,7 @@ async def test_a_call_is_seen_without_the_names_that_open_it(
 def test_the_table_is_for_people() -> None:
     metrics = CallMetrics(Metrics())
     metrics.released("audio", 0.001)
-    metrics.released("video", 0.031)
+    metrics.released("video", 0.031 + AHEAD)
     call = {"label": "abc", "state": "reconnecting", "avatar": "own photo", "microphone": None, **metrics.snapshot()}
     call |= {"seconds": 3725, "drops": {"late": 3}}
     console = Console(width=160, record=True)

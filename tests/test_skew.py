@@ -1,0 +1,113 @@
+"""Sound and pictures of a call leave by one clock: pictures that carry their tick in their pixels, and real reports."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from benchmarks.peer import PACKET, Received
+from benchmarks.skew import NTP_EPOCH, first_tick, packet_skew, report_skew, skew
+from engines.controls import Controls
+from engines.pipeline import Talk, Talker
+from engines.portrait.prepare import prepare
+from engines.renderer import Renderer
+from engines.talkers import open_talker
+from engines.types import ByteArray, FloatArray, Identity, MotionTick
+from tests.test_faults import calls
+from tests.test_server import PORTRAIT
+
+pytestmark = pytest.mark.timeout(180)
+
+BITS, SIDE = 16, 32  # a tick as squares along the upper edge, black or white
+
+
+class MarkingRenderer:
+    """A real renderer that writes into each picture the tick of the motion it shows."""
+
+    def __init__(self, real: Renderer) -> None:
+        self._real = real
+        self.ticks: dict[bytes, int] = {}
+
+    def render(self, identities: Sequence[Identity], motions: FloatArray, out: ByteArray | None = None) -> ByteArray:
+        pictures = self._real.render(identities, motions, out)
+        for picture, motion in zip(pictures, motions, strict=True):
+            tick = self.ticks[motion.tobytes()]
+            for bit in range(BITS):
+                picture[:SIDE, SIDE * bit : SIDE * (bit + 1)] = 255 * (tick >> bit & 1)
+        return pictures
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._real, name)
+
+
+class MarkingTalker(Talker):
+    """A real talker that tells its renderer which motion belongs to which tick."""
+
+    def listen(self, talk: Talk, pcm: FloatArray, controls: Controls | None = None) -> list[MotionTick]:
+        ready = super().listen(talk, pcm, controls)
+        assert isinstance(self.renderer, MarkingRenderer)
+        self.renderer.ticks |= {made.motion.tobytes(): made.tick for made in ready}
+        return ready
+
+
+def marked(picture: np.ndarray) -> int:
+    squares = picture[:SIDE].reshape(SIDE, BITS, SIDE, 3).mean(axis=(0, 2, 3))
+    return sum(int(square > 128) << bit for bit, square in enumerate(squares))
+
+
+async def test_a_pictures_timestamp_is_that_of_its_ticks_sound(tmp_path: Path) -> None:
+    real = open_talker()
+    parts = {each.name: getattr(real, each.name) for each in dataclasses.fields(real)}
+    talker = MarkingTalker(**parts | {"renderer": MarkingRenderer(real.renderer)})
+    identity = real.renderer.enrol(prepare(PORTRAIT.read_bytes()))
+    async with calls(talker, identity, 1, tmp_path) as [(peer, _)]:
+        await peer.pictures(40, within=60)
+    stamps = list(dict.fromkeys(stamp for _, stamp in peer.received.timestamps["video"]))
+    ticks = [marked(picture) for _, picture in peer.received.pictures]
+    assert ticks == [ticks[0] + (stamp - stamps[0]) % 2**32 // 3600 for stamp in stamps[: len(ticks)]]
+    sound = [stamp for _, stamp in peer.received.timestamps["audio"]]
+    assert {(b - a) % 2**32 for a, b in pairwise(sound)} == {PACKET}
+    assert first_tick(peer.received) == ticks[0], "the first packet of sound is that of tick 0"
+
+
+def received(seconds: float, late: Callable[[float], float], first: int = 3) -> Received:
+    """A call whose first picture is of tick `first`, its pictures `late(time)` seconds behind their sound."""
+    got, origins = Received(), {"audio": 2**32 - 5_000, "video": 2**32 - 70_000}  # RTP time wraps soon
+    for number in range(round(seconds * 50)):
+        moment, stamp = 0.02 * number, (origins["audio"] + PACKET * number) % 2**32
+        got.timestamps["audio"].append((moment, stamp))
+        if number % 45 == 44:
+            got.reports["audio"].append((round((moment + NTP_EPOCH) * 2**32), stamp))
+    for tick in range(first, round(seconds * 25)):
+        moment, stamp = 0.04 * tick, (origins["video"] + 3600 * tick) % 2**32
+        moment += late(moment)
+        got.timestamps["video"] += [(moment, stamp), (moment + 0.001, stamp)]
+        if tick % 30 == 29:
+            got.reports["video"].append((round((moment + NTP_EPOCH) * 2**32), stamp))
+    return got
+
+
+@pytest.mark.parametrize("first", [0, 1, 7, 40])
+@pytest.mark.parametrize("late", [0.0, -0.008, 0.013])
+def test_skew_is_measured_with_its_sign(late: float, first: int) -> None:
+    got = received(60, lambda _: late, first)
+    assert first_tick(got) == first
+    for moments, apart in (report_skew(got), packet_skew(got)):
+        assert len(moments) > 40
+        assert apart == pytest.approx(1000 * late, abs=0.1)
+
+
+def test_a_clock_that_drifts_away_is_not_taken_for_another_tick() -> None:
+    got = received(120, lambda moment: 0.001 * moment)
+    for moments, apart in (report_skew(got), packet_skew(got)):
+        assert apart == pytest.approx(moments, abs=2.2), "1 ms a second, far beyond a tick"
+    assert skew(got)["reports"]["largest"] == pytest.approx(119, abs=3)
+    part = skew(got, since=0, until=50)["reports"]
+    assert part["count"] < skew(got)["reports"]["count"]
+    assert part["p99"] < 52
