@@ -10,7 +10,7 @@ from contextlib import suppress
 from types import TracebackType
 
 from engines.types import Identity
-from server import logs
+from server import logs, memory
 from server.batcher import Batcher
 from server.load import Governor, cores
 from server.metrics import Metrics
@@ -146,3 +146,5 @@ class Reception:
             self._changed.set()
             self._metrics.sessions.set(len(self._sessions))
             self._metrics.ended.labels(session.reason or "unknown").inc()
+            if not self._sessions:
+                memory.give_back()

@@ -79,7 +79,7 @@ class Concealer:
         weight = (1 + np.arange(blend, dtype=np.float32)) / blend
         period[-blend:] = (1 - weight) * period[-blend:] + weight * self._tail[-lag - blend : -lag]
         self._period, self._filled, self._back = period, 0, 0
-        self._step = self._tail[-1] - period[0]
+        self._step = self._tail[-1] - self._tail[-lag - 1]
 
     def _continuation(self, count: int) -> FloatArray:
         """The next `count` samples of what fills the hole."""
