@@ -14,7 +14,8 @@ import httpx
 import numpy as np
 
 from benchmarks.faults import ENGINE, MICROPHONE, NETWORK, PORTRAIT, VANISHED, dyed, enrolled, suffer, table
-from benchmarks.live import Running, machine, server
+from benchmarks.launch import Running, server
+from benchmarks.machine import machine
 from benchmarks.peer import RATE, Peer
 from engines.media import load_speech
 from engines.portrait.prepare import digest_of

@@ -14,7 +14,7 @@ from server.encode import KEYFRAME_PAUSE, VideoEncoder
 from server.metrics import CallMetrics
 from server.settings import Settings
 
-TOLERATED = 0.024  # seconds past due that a picture is still worth showing
+TOLERATED = 0.024  # seconds past its moment that a picture is still worth showing
 FROZEN = 0.2  # seconds without a picture after which a late one is better than none
 
 

@@ -13,8 +13,7 @@ import pytest
 
 from benchmarks.peer import PACKET, Received
 from benchmarks.skew import NTP_EPOCH, first_tick, packet_skew, report_skew, skew
-from engines.controls import Controls
-from engines.pipeline import Talk, Talker
+from engines.pipeline import Talker
 from engines.portrait.prepare import prepare
 from engines.renderer import Renderer
 from engines.talkers import open_talker
@@ -49,8 +48,8 @@ class MarkingRenderer:
 class MarkingTalker(Talker):
     """A real talker that tells its renderer which motion belongs to which tick."""
 
-    def listen(self, talk: Talk, pcm: FloatArray, controls: Controls | None = None) -> list[MotionTick]:
-        ready = super().listen(talk, pcm, controls)
+    def listen(self, *arguments: Any, **named: Any) -> list[MotionTick]:
+        ready = super().listen(*arguments, **named)
         assert isinstance(self.renderer, MarkingRenderer)
         self.renderer.ticks |= {made.motion.tobytes(): made.tick for made in ready}
         return ready
