@@ -18,9 +18,10 @@ import numpy as np
 
 from engines.motion import EXPRESSION, Normalisation
 from engines.profile import Parts
-from engines.types import FRAME_SIZE, MOTION_WIDTH, FloatArray, WeightsError
+from engines.types import FRAME_SIZE, KEYPOINTS, MOTION_WIDTH, FloatArray, WeightsError
 
 MOUTH_CORNERS, CHIN = (61, 291), (152,)
+UPPER_LIP, LOWER_LIP = np.array([13, 82, 312]), np.array([14, 87, 317])  # inner contour, middle
 LEFT_EYE_CORNER, RIGHT_EYE_CORNER = 33, 263  # outer corners; their distance is the unit of length
 # Points that hardly move with speech; head motion is fitted on them alone.
 _EYES_NOSE_BRIDGE = (33, 133, 362, 263, 168, 6, 197, 195, 5, 4, 1)
@@ -115,6 +116,14 @@ class FaceModel:
     def rest(self) -> FloatArray:
         """Normalised motion (70,) of a face at rest: closed lips, open eyes, typical pose."""
         return self.normalisation.normalise(np.eye(1, MOTION_WIDTH, dtype=np.float32)[0])
+
+    def opening(self) -> FloatArray:
+        """What each of the 70 normalised numbers adds to the inner lips' vertical gap, eye distances."""
+        row = np.zeros((KEYPOINTS, 3))
+        row[:, 1] = self.mixing[LOWER_LIP].mean(0) - self.mixing[UPPER_LIP].mean(0)
+        opening = np.zeros(MOTION_WIDTH, np.float32)
+        opening[EXPRESSION] = row.reshape(-1) * self.normalisation.std[EXPRESSION]
+        return opening
 
     def per_number(self, parts: Parts) -> FloatArray:
         """A setting for each of the 70 numbers; corners and chin are the numbers that move those points most."""

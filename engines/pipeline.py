@@ -21,7 +21,7 @@ from engines.renderer import Renderer
 from engines.runtime.base import Engine
 from engines.sampler import Sampler, SamplerState
 from engines.types import ByteArray, FloatArray, Identity, MelTick, MotionTick
-from engines.voice import VoiceModel, VoiceState, only_speech
+from engines.understanding import HEARS_ALL, Understanding, UnderstandingState
 
 ENCODER_ROWS = 2  # windows of sound encoded in one call: a tick completes one, seldom two
 
@@ -36,10 +36,11 @@ class Talk:
     placing: Any  # the state of the profile's `Placing`
     glide: Glide
     silence: FloatArray  # feature (A,) of digital silence
-    voice: VoiceState | None  # of `Talker.voice`
+    understanding: UnderstandingState
     features: list[FloatArray] = field(default_factory=list)  # of ticks first_feature, first_feature + 1, ...
     first_feature: int = 0
-    shares: list[float] = field(default_factory=list)  # of speech in the ticks of `features`
+    spoken: list[float] = field(default_factory=list)  # share of speech in the ticks of `features`
+    lips: list[float] = field(default_factory=list)  # whether they touch, see `Understood`, in the ticks of `features`
     levels: list[float] = field(default_factory=list)  # loudness of ticks sampler.next_tick, ...
     other: MelStream | None = None  # of the person the avatar listens to
     heard: list[float] = field(default_factory=list)  # loudness of that person in ticks sampler.next_tick, ...
@@ -47,14 +48,14 @@ class Talk:
 
 @dataclass(frozen=True, slots=True)
 class Talker:
-    """Engines of one profile, ready to run. `voice` tells speech from other sounds; without it all sound moves lips."""
+    """Engines of one profile, ready to run."""
 
     profile: Profile
     placing: Placing
     encoder: Engine
     sampler: Sampler
     renderer: Renderer
-    voice: VoiceModel | None = None
+    understanding: Understanding = HEARS_ALL
 
     def begin(self, identity: Identity, seed: int = 0, controls: Controls = DEFAULT) -> Talk:
         """Start a call with an enrolled face; the same seed, controls and sound give the same frames.
@@ -77,9 +78,10 @@ class Talker:
             placing=placing,
             glide=glide,
             silence=silence,
-            voice=None if self.voice is None else self.voice.begin(),
+            understanding=self.understanding.begin(),
             features=[silence] * context,
-            shares=[0.0] * context,
+            spoken=[0.0] * context,
+            lips=[0.0] * context,
             first_feature=-context,
         )
 
@@ -129,14 +131,14 @@ class Talker:
 
     def _understand(self, talk: Talk, windows: list[FloatArray]) -> None:
         """Add the features of consecutive mel windows to the call; what is no speech counts as silence."""
-        features, levels = self._encode(windows), np.array([loudness(window) for window in windows], np.float32)
-        shares = np.ones_like(levels)
-        if self.voice is not None and talk.voice is not None:
-            shares, talk.voice = self.voice.advance(np.stack(windows), talk.voice)
-            features, levels = only_speech(features, shares, talk.silence), shares * levels
-        talk.features.extend(features)
-        talk.shares.extend(shares)
-        talk.levels.extend(levels)
+        levels = np.array([loudness(window) for window in windows], np.float32)
+        heard, talk.understanding = self.understanding.advance(
+            np.stack(windows), self._encode(windows), talk.silence, talk.understanding
+        )
+        talk.features.extend(heard.features)
+        talk.spoken.extend(heard.spoken)
+        talk.lips.extend(heard.lips)
+        talk.levels.extend(heard.spoken * levels)
 
     def _advance(self, talk: Talk, mels: list[MelTick], frames: int | None, *, brief: bool = False) -> list[MotionTick]:
         if mels:
@@ -145,16 +147,17 @@ class Talker:
             # The last hop of a finite sound may reach past its end; what follows is taken as unchanged.
             missing = frames + self.profile.window.length - talk.first_feature - len(talk.features)
             talk.features.extend([talk.features[-1]] * missing)
-            talk.shares.extend([talk.shares[-1]] * missing)
-            talk.levels.extend([talk.levels[-1]] * missing)
+            for known in (talk.spoken, talk.lips, talk.levels):
+                known.extend([known[-1]] * missing)
         ready: list[MotionTick] = []
         length = self.profile.window.length
         while len(talk.features) >= length and (frames is None or talk.sampler.next_tick < frames):
             first = talk.sampler.next_tick
-            sound, spoken = np.stack(talk.features[:length])[None], np.array([talk.shares[:length]], np.float32)
-            new, (talk.sampler,) = self.sampler.advance([talk.sampler], sound, spoken, brief=brief)
+            sound = np.stack(talk.features[:length])[None]
+            spoken, lips = (np.array([ticks[:length]], np.float32) for ticks in (talk.spoken, talk.lips))
+            new, (talk.sampler,) = self.sampler.advance([talk.sampler], sound, spoken, lips, brief=brief)
             ready.extend(self._place(talk, first, new[0]))
-            for past in (talk.features, talk.shares, talk.levels, talk.heard):
+            for past in (talk.features, talk.spoken, talk.lips, talk.levels, talk.heard):
                 del past[: self.profile.window.new]
             talk.first_feature += self.profile.window.new
         return ready if frames is None else [tick for tick in ready if tick.tick < frames]

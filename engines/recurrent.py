@@ -1,7 +1,8 @@
 """A question about what is heard, answered tick by tick: a small recurrent network over the mel windows of the lips.
 
 The cell is a gated recurrent unit (Cho et al., arXiv 1406.1078). What is asked is decided by the parameters:
-``python -m training voice`` fits them to whether somebody speaks.
+``python -m training voice`` fits them to whether somebody speaks, ``python -m training contact`` to whether lips
+touch.
 """
 
 from __future__ import annotations
@@ -62,5 +63,7 @@ class Recurrent:
             answers[row] = sigmoid(memory @ self.answer + self.answer_bias)
         return answers, memory
 
-    def save(self, path: Path) -> None:
-        np.savez_compressed(path, **{field.name: getattr(self, field.name) for field in fields(self)})
+    def save(self, path: Path, **others: FloatArray) -> None:
+        """Write an archive that `of` reads, with `others` beside it."""
+        tables = {field.name: getattr(self, field.name) for field in fields(self)}
+        np.savez_compressed(path, **{**tables, **others})

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from engines.contact import DELAY, Contact
 from engines.profile import WindowPlan
 from engines.runtime.base import Engine
 from engines.types import MOTION_WIDTH, FloatArray
@@ -85,6 +86,8 @@ class Sampler:
     beyond which the network was never trained; what goes there is held a little below until it has come back by itself,
     so that a call cannot leave the training range and does not flicker at its border. None: no limit. `quiet`: where
     given, frames in which nobody speaks are drawn to it, so that no context, however odd, keeps a mouth open.
+    `contact`: where given, mouths whose lips are known to touch or to be apart are moved there as frames leave; what
+    later windows see of them stays the network's own, as in training.
     `brief`: the same network in fewer steps, for a machine that falls behind; a call may change over at any hop.
     """
 
@@ -98,6 +101,7 @@ class Sampler:
     noise: Noise = tick_noise
     quiet: Quiet | None = None
     brief: Engine | None = None
+    contact: Contact | None = None
 
     def warm(self) -> None:
         """Prepare windows of one call."""
@@ -141,14 +145,16 @@ class Sampler:
         states: Sequence[SamplerState],
         sound: FloatArray,
         spoken: FloatArray | None = None,
+        lips: FloatArray | None = None,
         *,
         brief: bool = False,
     ) -> tuple[FloatArray, list[SamplerState]]:
         """One hop for a batch of calls.
 
         `sound` f32 (B, C + H + L, A): features of ticks next_tick - C onwards; `spoken` f32 (B, C + H + L): share of
-        speech in them, None for all. `brief`: in fewer steps, where there is a way to. Returns the new
-        frames (B, H, 70), normalised, and the states that follow.
+        speech in them, None for all; `lips` f32 (B, C + H + L): whether they touch, see `Understood`, None for unknown.
+        `brief`: in fewer steps, where there is a way to. Returns the new frames (B, H, 70), normalised, and the states
+        that follow.
         """
         plan = self.plan
         rows = len(states)
@@ -179,6 +185,9 @@ class Sampler:
             history = np.concatenate([state.history, new[row]])[-(plan.committed + 1) :]
             tick = state.next_tick + plan.new
             following.append(replace(state, history=history, ahead=ahead[row], next_tick=tick, held=held))
+        if self.contact is not None and lips is not None:
+            first = plan.committed + DELAY
+            new = self.contact.shaped(new, lips[:, first : first + plan.new])
         return new, following
 
     def _window(self, engine: Engine, **inputs: FloatArray) -> FloatArray:

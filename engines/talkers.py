@@ -7,6 +7,7 @@ from importlib.resources import as_file, files
 from pathlib import Path
 
 from engines.cache import cache_folder
+from engines.contact import contact_model
 from engines.emotions import emotion_offsets
 from engines.face_mesh import FaceModel, face_model
 from engines.gaze import Gaze
@@ -19,6 +20,7 @@ from engines.renderer import open_renderer
 from engines.runtime.base import Engine
 from engines.runtime.opening import open_engine, open_window
 from engines.sampler import Quiet, Sampler
+from engines.understanding import Understanding
 from engines.voice import voice_model
 
 
@@ -49,7 +51,8 @@ def open_talker(name: str = "embedded", weights: str | None = None, hop: int | N
         face.normalisation, life_model(own), chosen.limits, face.mouth, emotion_offsets(face), Gaze.of(face)
     )
     sampler = replace(sampler_of(window, face, chosen), brief=window.single())
-    return Talker(chosen, placing, encoder, sampler, open_renderer(chosen), voice_model(own))
+    understanding = Understanding(voice_model(own), contact_model(own))
+    return Talker(chosen, placing, encoder, sampler, open_renderer(chosen), understanding)
 
 
 def sampler_of(window: Engine, face: FaceModel, chosen: Profile) -> Sampler:
@@ -61,4 +64,5 @@ def sampler_of(window: Engine, face: FaceModel, chosen: Profile) -> Sampler:
         face.per_number(chosen.temperature),
         limit=chosen.deviations,
         quiet=None if chosen.calm is None else Quiet(face.rest(), face.per_number(chosen.calm)),
+        contact=contact_model().contact(face),
     )

@@ -1,7 +1,7 @@
 """``python -m training all``: every step, one after another; or one of them alone.
 
-keypoints -> life -> emotions -> voice -> motion (build/motion.pt) -> ONNX files -> evaluation. Takes the tracks of
-``../shared/data`` (or KDTALKER_DATA) and writes ``engines/weights/embedded``.
+keypoints -> life -> emotions -> voice -> contact -> motion (build/motion.pt) -> ONNX files -> evaluation. Takes the
+tracks of ``../shared/data`` (or KDTALKER_DATA) and writes ``engines/weights/embedded``.
 
 ``--videos DIR`` instead of a step: your own clips, tracked, checked, learned and written to ``--out``
 (docs/training.md).
@@ -26,6 +26,7 @@ from engines.face_mesh import face_model
 from engines.profile import PROFILES
 from training import keypoints as keypoint_fit
 from training.card import write_card
+from training.contact import fit_contact
 from training.corpus import items_of
 from training.emotions import fit_emotions, save_emotions
 from training.evaluate import PARTS, evaluate
@@ -91,6 +92,14 @@ def fit_presence_of_voice(_: argparse.Namespace) -> None:
     console.print(fit_voice(items, WEIGHTS / "voice.npz"))
 
 
+def fit_touching_lips(_: argparse.Namespace) -> None:
+    """Write ``contact.npz``: when lips touch, and how a mouth closes."""
+    torch.set_num_threads(1)
+    face = face_model()
+    items = items_of(shapes_of(_learn_from(permissive=False), face.template))
+    console.print(fit_contact(items, face, WEIGHTS / "contact.npz"))
+
+
 def fit_motion(arguments: argparse.Namespace) -> None:
     """Train the denoiser; write the checkpoint."""
     recipe = Recipe(seed=arguments.seed, steps=arguments.steps)
@@ -130,7 +139,8 @@ def measure(arguments: argparse.Namespace) -> None:
 
 def everything(arguments: argparse.Namespace) -> None:
     """All steps."""
-    for step in (fit_keypoints, fit_motion_of_life, fit_faces_of_emotion, fit_presence_of_voice, fit_motion):
+    tables = (fit_keypoints, fit_motion_of_life, fit_faces_of_emotion, fit_presence_of_voice, fit_touching_lips)
+    for step in (*tables, fit_motion):
         step(arguments)
     # By name, as training and export do not know each other.
     subprocess.run([sys.executable, "-m", "export.to_onnx", str(arguments.checkpoint)], check=True, cwd=REPOSITORY)
@@ -142,6 +152,7 @@ STEPS = {
     "life": fit_motion_of_life,
     "emotions": fit_faces_of_emotion,
     "voice": fit_presence_of_voice,
+    "contact": fit_touching_lips,
     "motion": fit_motion,
     "regression": fit_regression,
     "evaluate": measure,

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from engines.audio import log_mel, mel_windows
+from engines.contact import contact_model
 from engines.face_mesh import FaceModel, face_model
 from engines.networks.ddim import Ddim, DdimConfig
 from engines.profile import EMBEDDED, Parts
@@ -17,7 +18,8 @@ from engines.runtime.opening import open_engine, open_window
 from engines.sampler import Sampler
 from engines.talkers import sampler_of
 from engines.types import SPEECH_SAMPLES, FloatArray
-from engines.voice import VoiceModel, only_speech, voice_model
+from engines.understanding import Understanding
+from engines.voice import voice_model
 from training.corpus import Item, measuring_matrix
 from training.generate import Encode, TorchWindow, silent_feature, stream, torch_encoder
 from training.train import load_model
@@ -31,7 +33,7 @@ class Bench:
     encode: Encode
     face: FaceModel
     measures: FloatArray
-    voice: VoiceModel | None = field(default_factory=voice_model)
+    understanding: Understanding = field(default_factory=lambda: Understanding(voice_model(), contact_model()))
 
     def generate(self, items: Sequence[Item], seed: int, shuffled: bool = False) -> list[FloatArray]:
         """Normalised motion (T, 70) of every clip; `shuffled`: each with the next clip's sound."""
@@ -52,12 +54,10 @@ class Bench:
     def _stream(self, windows: list[FloatArray], canonical: list[FloatArray], seed: int) -> list[FloatArray]:
         """Motion for mel windows (T, 80, K) of every clip; as in a call, what is no speech counts as silence."""
         silence = silent_feature(self.encode)
-        features = [self.encode(clip) for clip in windows]
-        shares = [np.ones(len(clip), np.float32) for clip in windows]
-        if self.voice is not None:
-            shares = [self.voice.advance(clip, self.voice.begin())[0] for clip in windows]
-            features = [only_speech(*pair, silence) for pair in zip(features, shares, strict=True)]
-        return stream(self.sampler, self.face, features, canonical, silence, seed, shares)
+        start = self.understanding.begin()
+        heard = [self.understanding.advance(clip, self.encode(clip), silence, start)[0] for clip in windows]
+        features, spoken, lips = ([getattr(each, name) for each in heard] for name in ("features", "spoken", "lips"))
+        return stream(self.sampler, self.face, features, canonical, silence, seed, spoken, lips)
 
 
 def _other(windows: list[FloatArray], index: int) -> FloatArray:

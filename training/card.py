@@ -15,7 +15,7 @@ from training.corpus import MEASURES
 from training.life_metrics import life_lines
 from training.tracks import held_out_names, read_index
 
-FILES = ("keypoints.npz", "audio_encoder.onnx", "step.onnx", "voice.npz", "life.npz", "emotions.npz")
+FILES = ("keypoints.npz", "audio_encoder.onnx", "step.onnx", "voice.npz", "contact.npz", "life.npz", "emotions.npz")
 SYSTEMS = ("ours", "regression", "one step", "loudness", "shuffled", "tracker")
 AIMS = {"opening": ".54", "width": ".40", "jaw": ".42", "velocity": ".32"}
 NEEDED = ("lips", "closing", "bilabials", "robustness", "rendered", "seams", "life", "keypoints")
@@ -31,6 +31,7 @@ KDTalker's family (arXiv 2503.12963) that is sampled in short windows while soun
 | `audio_encoder.onnx` | log-mel window of one frame -> 128 numbers |
 | `step.onnx` | one step of DDIM over a window of up to 27 frames; a call: 2 steps, 6 committed, 2 new, 1 look-ahead |
 | `voice.npz` | whether somebody speaks: a recurrent cell over the same mel windows |
+| `contact.npz` | when lips touch: such a cell; and how a mouth closes |
 | `life.npz` | head, brows, eyes, nods: a state-space model and renewal processes fitted to the tracks |
 | `emotions.npz` | what each emotion adds to the expression |
 
@@ -44,6 +45,7 @@ Not for passing off synthetic video as a recording.
 - Trained on English and Arabic, mostly adults in front of a camera. Other languages and a child's voice move the mouth
   and let it close; how right the lips are there was not measured on recordings of them.
 - Other people, music or typing that the microphone hears while the speaker is silent can still open the mouth.
+- Lips are drawn together where p, b or m is heard. An m is seldom missed; p and b are taken for t, k and d at times.
 - Half a second after the last speech the mouth is drawn to rest, whatever its past, unless what is heard is taken for
   speech: a steady hum with harmonics is.
 - Depth (z) of the tracks is a guess of the tracker, so lip protrusion is weak.
@@ -152,6 +154,9 @@ def _training(saved: dict[str, Any]) -> list[str]:
         f"EMA {recipe['ema']}, seed {recipe['seed']}; step {saved['step']} was chosen on the validation clips",
         f"- data mix: {json.dumps(recipe['mix'])}; speed, formants, gain, tilt, telephone band, noise, other voices "
         "and silences varied, faces mirrored",
+        "- `contact.npz`: random words of eleven languages spoken by espeak-ng (`training/words.json`), all sounds "
+        "known, and the opening of tracked lips in the training clips of all data sets; throat, room, microphone, line "
+        "and noise varied",
         "- reproduce: `python -m training all` (tracks in `../shared/data` or `KDTALKER_DATA`; CPU, one thread)",
     ]
 

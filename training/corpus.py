@@ -11,7 +11,7 @@ from engines.face_mesh import FaceModel, face_model
 from engines.motion import EXPRESSION, ROLL, YAW, expression
 from engines.types import KEYPOINTS, MOTION_WIDTH, FloatArray
 from training.keypoints import motion_of, opening_gains
-from training.shapes import LOWER_LIDS, LOWER_LIP, UPPER_LIDS, UPPER_LIP, Shape, mirrored
+from training.shapes import LOWER_LIDS, UPPER_LIDS, Shape, mirrored
 from training.tracks import Clip
 
 MEASURES = ("opening", "width", "jaw")
@@ -39,11 +39,11 @@ def measuring_matrix(face: FaceModel) -> FloatArray:
     height. The mean of the training data is left out, as only differences are compared.
     """
     rows = np.zeros((3, KEYPOINTS, 3))
-    rows[0, :, 1] = face.mixing[LOWER_LIP].mean(0) - face.mixing[UPPER_LIP].mean(0)
     rows[1, :, 0] = face.mixing[291] - face.mixing[61]
     rows[2, :, 1] = face.mixing[152]
     matrix = np.zeros((MOTION_WIDTH, 3), np.float32)
     matrix[EXPRESSION] = rows.reshape(3, -1).T * face.normalisation.std[EXPRESSION, None]
+    matrix[:, 0] = face.opening()
     return matrix
 
 

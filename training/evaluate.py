@@ -20,6 +20,7 @@ from engines.profile import EMBEDDED, Parts
 from engines.runtime.opening import open_engine
 from engines.talkers import open_talker
 from engines.types import FloatArray, KDTalkerError
+from engines.understanding import Understanding
 from training.baselines import fit_loudness
 from training.bench import Bench, checkpoint_bench, digest_of, open_bench
 from training.bilabials import bilabials
@@ -170,7 +171,7 @@ def evaluate(
     subject = Subject(runs, others, groups_of(items_of(shapes)), shapes, root, folder)
     measured |= {part: getattr(subject, part)() for part in PARTS if part in parts and part != "before"}
     if "before" in parts and before is not None:
-        earlier = replace(subject, runs=[replace(open_bench(before), voice=None)], others={})
+        earlier = replace(subject, runs=[replace(open_bench(before), understanding=Understanding())], others={})
         measured["before"] = {part: getattr(earlier, part)() for part in COMPARED}
     target = folder / "figures.json"
     kept = json.loads(target.read_text()) if target.is_file() else {}

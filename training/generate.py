@@ -63,27 +63,30 @@ def stream(
     silence: FloatArray,
     seed: int,
     spoken: list[FloatArray] | None = None,
+    lips: list[FloatArray] | None = None,
 ) -> list[FloatArray]:
     """Normalised motion (T, 70) of every clip, generated hop by hop as in a call, all clips side by side.
 
-    `spoken` f32 (T,): share of speech in every frame of every clip, default: all.
+    `spoken`, `lips` f32 (T,) of every clip: see `engines.understanding.Understood`, default: all, unknown.
     """
     plan: WindowPlan = sampler.plan
     longest = max(len(feature) for feature in features)
     hops = -(-longest // plan.new)
     sound = np.broadcast_to(silence, (len(features), plan.length + hops * plan.new, len(silence))).copy()
-    shares = np.zeros(sound.shape[:2], np.float32)
+    shares, touching = np.zeros((2, *sound.shape[:2]), np.float32)
     for row, feature in enumerate(features):
         there = slice(plan.committed, plan.committed + len(feature))
         sound[row, there] = feature
         shares[row, there] = 1 if spoken is None else spoken[row]
+        touching[row, there] = 0 if lips is None else lips[row]
     rest = face.rest()
     states = [sampler.begin(token, rest, silence, seed + row) for row, token in enumerate(canonical)]
     motion = np.empty((len(features), hops * plan.new, MOTION_WIDTH), np.float32)
     for hop in range(hops):
         first = hop * plan.new
         seen = slice(first, first + plan.length)
-        motion[:, first : first + plan.new], states = sampler.advance(states, sound[:, seen], shares[:, seen])
+        heard = (sound[:, seen], shares[:, seen], touching[:, seen])
+        motion[:, first : first + plan.new], states = sampler.advance(states, *heard)
     return [rows[: len(feature)] for rows, feature in zip(motion, features, strict=True)]
 
 

@@ -32,7 +32,7 @@ class Listener(nn.Module):
         """The parameters as calls read them."""
 
         def plain(tensor: Tensor) -> FloatArray:
-            return np.ascontiguousarray(tensor.detach().numpy(), np.float32)
+            return np.array(tensor.detach().numpy(), np.float32, order="C")
 
         cell = self.cell
         return Recurrent(

@@ -12,12 +12,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from engines.face_mesh import LEFT_EYE_CORNER, RIGHT_EYE_CORNER, STABLE, STABLE_CENTRE
+from engines.face_mesh import LEFT_EYE_CORNER, LOWER_LIP, RIGHT_EYE_CORNER, STABLE, STABLE_CENTRE, UPPER_LIP
 from engines.motion import angles_of, rotation
 from engines.types import FloatArray
 from training.tracks import Clip
 
-UPPER_LIP, LOWER_LIP = np.array([13, 82, 312]), np.array([14, 87, 317])  # inner contour, middle
 UPPER_LIDS, LOWER_LIDS = np.array([159, 386]), np.array([145, 374])
 FOREHEAD, CHIN = 10, 152
 CROP_SIDE = 2.15  # crop widths per forehead-to-chin distance, as in portrait preparation

@@ -1,0 +1,66 @@
+"""What sound says about the mouth beyond its features: whether somebody speaks, and whether lips touch.
+
+Calls, offline rendering and the benchmarks of training all listen through this one place.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from engines.contact import ContactModel
+from engines.types import FloatArray
+from engines.voice import VoiceModel, VoiceState, only_speech
+
+
+@dataclass(frozen=True, slots=True)
+class Understood:
+    """Consecutive ticks. `features` f32 (T, A): what the denoiser hears; `spoken` f32 (T,): share of speech, 0 to 1;
+    `lips` f32 (T,): 1 they touch, -1 they are apart, 0 unknown, in the frame `engines.contact.DELAY` ticks before."""
+
+    features: FloatArray
+    spoken: FloatArray
+    lips: FloatArray
+
+
+@dataclass(frozen=True, slots=True)
+class UnderstandingState:
+    """What one call remembers: of `Understanding.voice` and of `Understanding.contact`."""
+
+    voice: VoiceState | None
+    contact: FloatArray | None
+
+
+@dataclass(frozen=True, slots=True)
+class Understanding:
+    """Networks that are asked about the sound; without them all sound is speech and of lips nothing is known."""
+
+    voice: VoiceModel | None = None
+    contact: ContactModel | None = None
+
+    def begin(self) -> UnderstandingState:
+        """State of a call before its first tick."""
+        return UnderstandingState(
+            None if self.voice is None else self.voice.begin(), None if self.contact is None else self.contact.begin()
+        )
+
+    def advance(
+        self, windows: FloatArray, features: FloatArray, silence: FloatArray, state: UnderstandingState
+    ) -> tuple[Understood, UnderstandingState]:
+        """Mel windows (T, 80, K) of consecutive ticks, their `features` (T, A) and that of `silence` (A,).
+
+        Returns what is understood, where nobody speaks as silence sounds, and the state after.
+        """
+        spoken, lips = np.ones(len(windows), np.float32), np.zeros(len(windows), np.float32)
+        voice, contact = state.voice, state.contact
+        if self.voice is not None and voice is not None:
+            spoken, voice = self.voice.advance(windows, voice)
+            features = only_speech(features, spoken, silence)
+        if self.contact is not None and contact is not None:
+            lips, contact = self.contact.advance(windows, contact)
+            lips = np.maximum(lips, 0) + spoken * np.minimum(lips, 0)  # nothing but speech opens a mouth
+        return Understood(features, spoken, lips), UnderstandingState(voice, contact)
+
+
+HEARS_ALL = Understanding()
