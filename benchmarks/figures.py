@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -97,6 +97,17 @@ def delays(recording: Recording, heard: Places, seen: Places | None, begin: floa
     found["skew_received_ms"] = spread(1000 * (arrived - _arrival_of_sound(said, spoken, at)))
     found["skew_aligned_ms"] = spread(1000 * _aligned(recording, shown, said, media, spoken))
     return found
+
+
+def agreement(found: dict[str, Any], stages: Mapping[str, Mapping[str, float]] | None) -> dict[str, float]:
+    """Latency of pictures as measured outside less what the server's own stages add up to, in ms, by percentile.
+
+    `found`: `delays` of the seconds that `stages` are of. Nothing where either is not known.
+    """
+    outside = found.get("picture_added_ms", {})
+    if not stages or not outside.get("count"):
+        return {}
+    return {point: round(outside[point] - stages["total"][point], 1) for point in ("p50", "p95")}
 
 
 def _arrival_of_sound(said: FloatArray, spoken: FloatArray, at: FloatArray) -> FloatArray:

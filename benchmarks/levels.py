@@ -33,9 +33,9 @@ def _larger(name: str) -> Callable[[Call], float | None]:
     return larger
 
 
-def _size(figure: str) -> Callable[[Call], float | None]:
+def _size(figure: str, name: str = "p50") -> Callable[[Call], float | None]:
     def size(call: Call) -> float | None:
-        value = call.get(figure, {}).get("p50")
+        value = call.get(figure, {}).get(name)
         return None if value is None else abs(value)
 
     return size
@@ -49,6 +49,8 @@ FIGURES: dict[str, tuple[Callable[[Call], float | None], str]] = {
     **{f"picture_added_p{p}": (_point("picture_added_ms", f"p{p}"), "ms of it for pictures") for p in (50, 95, 99)},
     "skew_received": (_size("skew_received_ms"), "ms between picture and sound as they arrive, median, either way"),
     "skew_aligned": (_size("skew_aligned_ms"), "ms between them once a browser has aligned them, median, either way"),
+    "trace_gap_p50": (_size("outside_less_trace_ms"), "ms between the picture's latency and its trace, medians"),
+    "trace_gap_p95": (_size("outside_less_trace_ms", "p95"), "the same at p95"),
     "freezes": (lambda call: call.get("freezes", {}).get("count"), "freezes (W3C webrtc-stats)"),
     "sound_gaps": (lambda call: call.get("sound_gaps"), "holes in the sound"),
     "connect": (lambda call: call.get("connect_ms", {}).get("picture"), "ms from the call to its first picture"),

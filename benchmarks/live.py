@@ -37,6 +37,7 @@ from engines.media import load_speech
 from engines.types import PLAYBACK_RATE
 
 PATIENCE = 20.0  # seconds that the first sound and the first picture may take
+TRACED = 10.0  # seconds that the server's own figures look back
 APART = 0.1  # seconds between the beginnings of calls
 MOST = 256  # calls that the search for the capacity goes up to
 __all__ = ["Running", "live", "machine", "percentiles", "server"]
@@ -150,7 +151,11 @@ async def hold(plan: Plan, count: int, stop: Callable[[], bool]) -> dict[str, An
         heard_at = figures.hear(recording, plan.voice)
         seen_at = plan.probe.see(recording) if number < plan.probed else None
         found = figures.call(recording, begin, end) | figures.delays(recording, heard_at, seen_at, begin, end)
-        calls.append(found | {"server_says": asked[number]})
+        says = asked[number]
+        lately = figures.delays(recording, heard_at, seen_at, max(begin, end - TRACED), end)
+        stages = says.get("stages_ms") if isinstance(says, dict) else None
+        gap = figures.agreement(lately, stages)
+        calls.append(found | {"server_says": says, "outside_less_trace_ms": gap})
     judged = [level.judge(calls) for level in plan.levels]
     return {
         "sessions": count,
@@ -187,10 +192,29 @@ def show(report: dict[str, Any]) -> None:
     out = Console(width=170)
     out.print(table)
     out.print(" ".join(f"{name} {value}" for name, value in report["usage"].items()))
+    _show_stages(report["calls"], out)
     for failure in sorted(set(report["failures"])):
         out.print(f"failed: {failure} ({report['failures'].count(failure)} calls)", markup=False)
     for level in report["levels"]:
         out.print(f"{'met   ' if level['met'] else 'MISSED'} {level['level']}: worst {_text(level['worst'])}")
+
+
+def _show_stages(calls: Sequence[dict[str, Any]], out: Console) -> None:
+    """Where a picture's time went by the server's own account, of the first call that has one."""
+    for call in calls:
+        stages = call["server_says"].get("stages_ms") if isinstance(call["server_says"], dict) else None
+        if not stages:
+            continue
+        table = Table(title="The server's own account of a picture, ms from one moment to the next")
+        table.add_column("until it was")
+        for point in ("p50", "p95", "p99"):
+            table.add_column(point, justify="right")
+        for stage, spread in stages.items():
+            table.add_row(stage, *(f"{value:.1f}" for value in spread.values()))
+        out.print(table)
+        if gap := call["outside_less_trace_ms"]:
+            out.print(f"seen outside less that: {gap['p50']:+.1f} ms (p50), {gap['p95']:+.1f} ms (p95)")
+        return
 
 
 def _points(call: dict[str, Any], figure: str, *names: str) -> str:

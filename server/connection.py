@@ -34,7 +34,7 @@ class Connection:
         self.line = Line(f"session {name}", settings, changed)
         self._name, self._settings, self._metrics, self._publishing = name, settings, metrics, publishing
         self._voice = AvatarAudioTrack(metrics)
-        self._picture = AvatarVideoTrack(metrics)
+        self._picture = AvatarVideoTrack(metrics, metrics.traces)
         self._packets: door.PacketsInOrder | None = None
         self._reading: asyncio.Task[None] | None = None
         self._stream: PictureStream | None = None

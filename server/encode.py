@@ -227,6 +227,11 @@ class VideoEncoder:
                 self._loop.call_soon_threadsafe(self._emit, tick, packet)
 
 
+def tick_of(packet: Packet[Any]) -> int | None:
+    """The tick of a packet of pictures."""
+    return None if packet.pts is None else packet.pts // PICTURE_PTS
+
+
 def _picture(tick: int, rgb: ByteArray) -> av.VideoFrame:
     i420 = np.asarray(cv2.cvtColor(rgb, cv2.COLOR_RGB2YUV_I420), np.uint8)
     frame = av.VideoFrame.from_ndarray(i420, format="yuv420p")

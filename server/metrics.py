@@ -19,6 +19,7 @@ from prometheus_client import Counter as Count
 from prometheus_client.process_collector import ProcessCollector
 
 from server.clock import AHEAD
+from server.trace import Traces
 
 MISSED = ("late_before_rendering", "late_before_encoding", "encoder_busy")  # causes: the machine is too slow
 RECENT = 10.0  # seconds that a call's figures look back
@@ -108,6 +109,7 @@ class CallMetrics:
         self._sound_late = 0.0
         self._last_picture: float | None = None
         self._released: Counter[str] = Counter()
+        self.traces = Traces()
 
     def begin(self) -> None:
         """The call is up: its seconds count from here."""
@@ -160,6 +162,7 @@ class CallMetrics:
             "added_latency_ms": _percentiles(self._latency.values(now)),
             "skew_ms": _percentiles(self._skew.values(now)),
             "drops": dict(self._drops),
+            "stages_ms": self.traces.snapshot(),
         }
 
 

@@ -92,6 +92,7 @@ class Session:
         self._settings, self._governor = settings, governor
         self._lease = batcher.lease(identity)
         self._delay = batcher.talker.profile.delay + settings.compute_allowance
+        self._ahead = math.ceil(batcher.talker.profile.mel.reach / SPEECH_SAMPLES) - 1  # ticks a feature waits for
         self._changed = asyncio.Event()  # of the connection's state, or of what is wanted
         self._over = asyncio.Event()
         self._connecting = asyncio.Lock()
@@ -309,6 +310,7 @@ class Session:
             speech, arrival = (self._pushed or connection.microphone).take(tick, clock.cut(tick))
             if (spoken := self.spoken.take(tick)) is not None:
                 speech, arrival = spoken, None  # the microphone is read on, so that it is of the present afterwards
+            self.metrics.traces.heard(tick, arrival)
             packets = encoder.encode(tick, speech.playback)
             connection.speak(clock.due(tick), packets, arrival)
             self.audience.speak(clock.due(tick), packets)
@@ -337,8 +339,10 @@ class Session:
                 self.metrics.dropped("motion_error")
                 ready, broken = [], True
             heard += len(pcm) // SPEECH_SAMPLES
+            self.metrics.traces.understood(heard - self._ahead)
             for made in ready:
                 motion = MotionTick(first + made.tick, made.motion)
+                self.metrics.traces.mark(motion.tick, "sampled")
                 effort = self._governor.effort
                 if effort.skip and motion.tick % effort.skip == 0:
                     continue
@@ -355,6 +359,7 @@ class Session:
                     logger.exception("session %s: a picture could not be rendered", self.id)
                     self.metrics.dropped("render_error")
                     continue
+                self.metrics.traces.mark(motion.tick, "rendered")
                 for stream, pixels in streams:
                     stream.show(motion.tick, picture, pixels)
                 if self.recording is not None:

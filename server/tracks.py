@@ -19,8 +19,10 @@ from aiortc.mediastreams import MediaStreamError
 from av.packet import Packet
 
 from engines.types import SPEECH_SAMPLES, TICK_SECONDS, FloatArray, SpeechTick
+from server.encode import tick_of
 from server.playout import Playout
 from server.sound import Decimator
+from server.trace import Traces
 
 SCALE = np.float32(1 / 32768)
 PACKET_SECONDS = TICK_SECONDS / 2
@@ -172,7 +174,26 @@ class AvatarVideoTrack(_ReleaseTrack):
 
     kind = "video"
 
+    def __init__(self, metrics: Reports, traces: Traces | None = None) -> None:
+        super().__init__(metrics)
+        self._traces = traces
+        self._sending: int | None = None  # the tick whose packets the sender has
+
+    async def recv(self) -> Packet[Any]:
+        """As a sender asks for the next packet, it has sent the one before."""
+        self._mark(self._sending, "sent")
+        self._sending = None
+        packet = await super().recv()
+        self._sending = tick_of(packet)
+        self._mark(self._sending, "released")
+        return packet
+
+    def _mark(self, tick: int | None, moment: str) -> None:
+        if self._traces is not None and tick is not None:
+            self._traces.mark(tick, moment)
+
     def put(self, due: float, packet: Packet[Any]) -> None:
+        self._mark(tick_of(packet), "encoded")
         self._put(due, packet)
         if len(self._outgoing) > BACKLOG:
             self._metrics.dropped("picture_unsent", len(self._outgoing))

@@ -154,6 +154,16 @@ def test_time_stamps_run_through_their_wrapping() -> None:
     assert unwrapped([2**32 - 960, 0, 960, 2**32 - 960, 1920], 2**32 - 960) == [0, 960, 1920, 0, 2880]
 
 
+def test_what_the_server_says_is_compared_with_what_was_seen() -> None:
+    seen = {"picture_added_ms": {"count": 9, "p50": 204.0, "p95": 215.0}}
+    stages = {"cut": {"p50": 44.0, "p95": 50.0}, "total": {"p50": 194.0, "p95": 219.0}}
+    assert figures.agreement(seen, stages) == {"p50": 10.0, "p95": -4.0}
+    assert figures.agreement({"picture_added_ms": {"count": 0}}, stages) == {}
+    assert figures.agreement(seen, None) == {}
+    (within,) = levels("trace_gap_p95<=30")
+    assert within.judge([{"outside_less_trace_ms": {"p50": 10.0, "p95": -4.0}}])["worst"] == 4.0
+
+
 def test_service_levels_are_read_and_judged() -> None:
     fine, slow = (
         {"fps": fps, "sound_added_ms": {"p50": 150}, "picture_added_ms": {"p50": late}}
@@ -253,7 +263,10 @@ async def test_our_own_server_is_measured(tmp_path: Path, server: LiveServer) ->
     assert call["audio_kbps"] > 0
     if call["sound_added_ms"]["count"]:  # a starved server conceals more than could be recognised
         assert call["sound_added_ms"]["p50"] > 1000 * 3 * TICK_SECONDS, "a hop and its look-ahead are longer than that"
-    assert call["server_says"]["frames"] > 0
+    stages = call["server_says"]["stages_ms"]
+    assert list(stages) == ["cut", "feature", "sampled", "rendered", "encoded", "released", "sent", "total"]
+    assert stages["feature"]["p50"] > 1000 * TICK_SECONDS / 2, "a frame listens ahead"
+    assert stages["total"]["p50"] > 1000 * 3 * TICK_SECONDS
     assert rung["usage"]["server_cores"] > 0
     assert rung["usage"]["server_memory_mb"] > 50
 
