@@ -17,16 +17,16 @@ import numpy as np
 from engines.recurrent import Recurrent
 from engines.types import FloatArray, WeightsError
 
-HOLD = 12  # ticks that speech is taken to go on after it was last heard: pauses between words belong to it
-DOUBT, CERTAINTY = 0.1, 0.3  # of the network's answer: below is no speech, above is speech
+BEGINS, GOES_ON = 0.7, 0.2  # of the network's answer: what it takes to begin to speak, and to go on
+HOLD = 4  # ticks that speech is taken to go on after that
 
 
 @dataclass(frozen=True, slots=True)
 class VoiceState:
-    """What one call remembers: `memory` f32 (S,) of the cell, `recent` f32 (HOLD,), its latest answers."""
+    """What one call remembers: `memory` f32 (S,) of the cell, `left`: ticks for which somebody still speaks."""
 
     memory: FloatArray
-    recent: FloatArray
+    left: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,15 +37,20 @@ class VoiceModel:
 
     def begin(self) -> VoiceState:
         """State of a call before its first tick: nobody has spoken."""
-        return VoiceState(self.network.begin(), np.zeros(HOLD, np.float32))
+        return VoiceState(self.network.begin(), 0)
 
     def advance(self, windows: FloatArray, state: VoiceState) -> tuple[FloatArray, VoiceState]:
-        """Mel windows (T, 80, K) of consecutive ticks -> share of speech f32 (T,) from 0 to 1, and the state after."""
+        """Mel windows (T, 80, K) of consecutive ticks -> share of speech f32 (T,), 0 or 1, and the state after.
+
+        Two thresholds, as in a Schmitt trigger: it takes more to begin than to go on.
+        """
         answers, memory = self.network.advance(windows, state.memory)
-        known = np.concatenate([state.recent, answers])
-        heard = np.lib.stride_tricks.sliding_window_view(known, HOLD + 1).max(1)
-        shares = np.clip((heard - DOUBT) / (CERTAINTY - DOUBT), 0, 1).astype(np.float32)
-        return shares, VoiceState(memory, known[-HOLD:])
+        shares, left = np.empty(len(answers), np.float32), state.left
+        for tick, answer in enumerate(answers):
+            speaks = answer >= (GOES_ON if left else BEGINS)
+            left = HOLD + 1 if speaks else max(0, left - 1)
+            shares[tick] = left > 0
+        return shares, VoiceState(memory, left)
 
 
 @cache

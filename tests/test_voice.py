@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +11,13 @@ import pytest
 
 from engines.audio import log_mel, mel_windows
 from engines.face_mesh import face_model
+from engines.media import load_speech
 from engines.profile import EMBEDDED
 from engines.sampler import Quiet
 from engines.talkers import open_talker
 from engines.types import SPEECH_RATE, FloatArray, Identity, WeightsError
 from engines.voice import HOLD, only_speech, voice_model
+from training.noises import LEVELS, noise
 
 RNG = np.random.default_rng(0)
 
@@ -48,6 +51,27 @@ def test_speech_is_heard_and_other_sounds_are_not(speak: Callable[[str], np.ndar
         assert shares[HOLD:].mean() < 0.3
 
 
+@pytest.mark.parametrize("language", ["en_male_address", "de_speech", "es_speech", "zh_news"])
+def test_recorded_speech_is_heard_however_loud(data: Path, language: str) -> None:
+    voice, sound = voice_model(), load_speech(data / "speech" / f"{language}.flac").pcm
+    loud = np.sqrt((sound[: len(sound) // 640 * 640].reshape(-1, 640) ** 2).mean(1))
+    speaks = loud > 0.1 * np.quantile(loud, 0.95)
+    for decibel in (0, -15, -30):
+        shares, _ = voice.advance(windows((sound * 10 ** (decibel / 20)).astype(np.float32)), voice.begin())
+        assert shares[speaks].mean() > 0.85
+
+
+def test_sounds_of_the_evaluation_are_not_taken_for_speech() -> None:
+    """From the first tick of a call: never what is steady; tunes and breath less than half of the time."""
+    voice = voice_model()
+    heard = {
+        kind: np.mean([voice.advance(windows(noise(kind, seed)), voice.begin())[0] for seed in range(6)])
+        for kind in LEVELS
+    }
+    assert all(heard[kind] < 0.1 for kind in ("silence", "room noise", "telephone line"))
+    assert max(heard["music"], heard["breath"]) < 0.5
+
+
 def test_ticks_one_by_one_give_what_all_at_once_give() -> None:
     voice = voice_model()
     heard = windows(hiss(1, 0.1))
@@ -58,17 +82,16 @@ def test_ticks_one_by_one_give_what_all_at_once_give() -> None:
         single.append(share[0])
     np.testing.assert_array_equal(single, whole)
     np.testing.assert_array_equal(state.memory, after.memory)
+    assert state.left == after.left
 
 
 def test_speech_goes_on_between_words() -> None:
     """An answer counts for HOLD ticks after it, and not for one more."""
     voice = voice_model()
-    state = voice.begin()
-    state.recent[:] = 0
-    state.recent[-1] = 1.0
-    shares, _ = voice.advance(windows(np.zeros(2 * SPEECH_RATE, np.float32)), state)
-    assert (shares[: HOLD - 1] == 1).all()
-    assert shares[HOLD] < 1
+    spoke = replace(voice.begin(), left=HOLD + 1)
+    silence = windows(np.zeros(2 * SPEECH_RATE, np.float32))
+    assert voice.advance(silence, voice.begin())[0].sum() == 0
+    assert voice.advance(silence, spoke)[0].tolist() == [1] * HOLD + [0] * (50 - HOLD)
 
 
 def test_what_is_no_speech_sounds_like_silence() -> None:

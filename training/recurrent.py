@@ -43,5 +43,5 @@ class Listener(nn.Module):
             gates_past=plain(cell.weight_hh_l0.T),
             gates_past_bias=plain(cell.bias_hh_l0),
             answer=plain(self.answer.weight[0]),
-            answer_bias=plain(self.answer.bias[0]),
+            answer_bias=plain(self.answer.bias).reshape(()),
         )

@@ -82,7 +82,9 @@ def changes(voices: list[FloatArray]) -> dict[str, Change]:
         "room noise, 20 dB below": _with(noise("room noise", 5, 10.0), 20),
         "room noise, 10 dB below": _with(noise("room noise", 6, 10.0), 10),
         "babble, 15 dB below": _with(crowd, 15),
+        "music, 10 dB below": _with(noise("music", 7, 10.0), 10),
         "12 dB quieter": lambda sound: (0.25 * sound).astype(np.float32),
+        "30 dB quieter": lambda sound: (0.032 * sound).astype(np.float32),
         "child's voice": child,
     }
 
