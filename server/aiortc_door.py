@@ -30,7 +30,7 @@ from aiortc import (
 from aiortc.codecs import get_encoder
 from aiortc.jitterbuffer import JitterFrame
 from aiortc.rtcrtpparameters import RTCRtpCodecCapability, RTCRtpCodecParameters
-from aiortc.rtp import RtpPacket
+from aiortc.rtp import AnyRtcpPacket, RtcpRrPacket, RtcpSrPacket, RtpPacket
 from aiortc.sdp import SessionDescription
 from aiortc.utils import uint16_add
 from av.packet import Packet
@@ -253,15 +253,27 @@ def hear_feedback(
     codec: RTCRtpCodecParameters,
     on_keyframe: Callable[[], None],
     on_bitrate: Callable[[int], None],
+    on_loss: Callable[[float], None] = lambda share: None,
 ) -> None:
     """Tell an outside encoder what the receiver asks for.
 
     Picture loss and full intra requests (RFC 4585, RFC 5104) set a flag that only aiortc's own encoders
     read, and the receiver's estimated bandwidth (REMB) is stored in the encoder object: both are taken
-    here. Call it after the offer is set and before the connection stands.
+    here. So is the share of packets that each receiver report says was lost (RFC 3550, 6.4.1), which aiortc counts and
+    nobody uses. Call it after the offer is set and before the connection stands.
     """
     _replace(sender, "_send_keyframe", on_keyframe)
     _replace(sender, "_RTCRtpSender__encoder", _Packer(codec, on_bitrate))
+    handle, own = _attribute(sender, "_handle_rtcp_packet"), _attribute(sender, "_ssrc")
+
+    async def hear_reports(packet: AnyRtcpPacket) -> None:
+        if isinstance(packet, RtcpRrPacket | RtcpSrPacket):
+            for report in packet.reports:
+                if report.ssrc == own:
+                    on_loss(report.fraction_lost / 256)
+        await handle(packet)
+
+    _replace(sender, "_handle_rtcp_packet", hear_reports)
 
 
 def parse_offer(sdp: str) -> SessionDescription:

@@ -28,6 +28,9 @@ def serve(argv: list[str]) -> int:
     parser.add_argument("--self-signed", action="store_true", default=None, help="serve HTTPS with one made here")
     parser.add_argument("--advertise", metavar="ADDRESS", help="public address of this machine, where 1:1 NAT hides it")
     parser.add_argument("--udp-ports", metavar="FIRST-LAST", help="ports for sound and pictures; default: any")
+    parser.add_argument("--video-bitrate", type=int, metavar="BITS", help="a second, at most; default: 1200000")
+    parser.add_argument("--video-size", type=int, choices=[256, 384, 512], help="pixels of a side; default: 512")
+    parser.add_argument("--keyframe-interval", type=float, metavar="SECONDS", help="default: only when asked for")
     parser.add_argument("--log-level", choices=["debug", "info", "warning", "error"], help="default: info")
     add_options(parser)
     given = {name: value for name, value in vars(parser.parse_args(argv)).items() if value is not None}

@@ -54,7 +54,7 @@ class Connection:
                 raise OfferError("The offer must have one audio and one video section.")
             speaking = peer.addTransceiver(self._voice, direction="sendrecv")
             showing = peer.addTransceiver(self._picture, direction="sendonly")
-            door.prefer(showing, "VP8", "H264")
+            door.prefer(showing, *self._settings.picture_codecs)
         door.prefer(speaking, "opus")
         self._packets = door.hand_on_at_once(speaking.receiver)
         answer = await self.line.answer(offer)
@@ -63,7 +63,8 @@ class Connection:
             self._stream = PictureStream(
                 self._name, codec.name.lower(), self._settings, self._metrics, self._picture.put
             )
-            door.hear_feedback(showing.sender, codec, self._stream.request_keyframe, self._stream.follow)
+            stream = self._stream
+            door.hear_feedback(showing.sender, codec, stream.request_keyframe, stream.follow, stream.report_loss)
         return answer
 
     def begin(self, clock: SessionClock) -> None:

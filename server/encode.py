@@ -6,6 +6,7 @@ Packets leave with the pts of their tick; when they are sent is the business of 
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import threading
 import time
@@ -21,7 +22,8 @@ from av.packet import Packet
 from av.video.codeccontext import VideoCodecContext
 from av.video.frame import PictureType
 
-from engines.types import FPS, PLAYBACK_RATE, PLAYBACK_SAMPLES, ByteArray, IntArray
+from engines.types import FPS, FRAME_SIZE, PLAYBACK_RATE, PLAYBACK_SAMPLES, ByteArray, IntArray
+from server.rate import ReceiverRate
 
 VIDEO_CLOCK = 90_000  # RFC 7741, RFC 6184
 PICTURE_PTS = VIDEO_CLOCK // FPS
@@ -30,6 +32,8 @@ WAITING_PICTURES = 2  # then the oldest gives way: the newest is what a viewer s
 KEYFRAME_BITS = 200_000  # what a key frame of 512 x 512 may take at the least
 KEYFRAME_PAUSE = 0.5  # seconds: a receiver repeats its request until the picture is there
 BITRATE_STEP = 0.25  # of the bitrate: smaller changes are not worth the key frame they cost
+ON_REQUEST = 3000  # pictures between key frames that nobody asked for: two minutes
+SIDES = ((384, 200_000), (256, 110_000))  # pixels of a side, and bits a second below which they look best
 BITRATE_DOWN, BITRATE_UP = 2.0, 8.0  # seconds between changes: quick when the line is poor, patient when it is good
 
 logger = logging.getLogger(__name__)
@@ -73,7 +77,7 @@ def _context(name: str, width: int, height: int, bitrate: int) -> VideoCodecCont
     codec.bit_rate = bitrate
     codec.framerate = Fraction(FPS)
     codec.time_base = Fraction(1, VIDEO_CLOCK)
-    codec.gop_size = 3000  # key frames are sent when asked for
+    codec.gop_size = ON_REQUEST
     codec.thread_count = 1
     return codec
 
@@ -103,22 +107,72 @@ def vp8(width: int, height: int, bitrate: int) -> VideoCodecContext:
     return codec
 
 
+BASELINE = {"profile": "baseline", "level": "3.1", "forced-idr": "1"}  # what every receiver of H.264 takes (RFC 7742)
+
+
 def h264(width: int, height: int, bitrate: int) -> VideoCodecContext:
     """x264 for receivers without VP8: baseline, superfast; parameter sets before every key frame."""
     codec = _context("libx264", width, height, bitrate)
     codec.options = {
+        **BASELINE,
         "preset": "superfast",
         "tune": "zerolatency",
-        "profile": "baseline",
-        "level": "3.1",
         "maxrate": str(bitrate),
         "bufsize": str(bitrate // 2),
-        "forced-idr": "1",
     }
     return codec
 
 
-PICTURE_CODECS: dict[str, Callable[[int, int, int], VideoCodecContext]] = {"vp8": vp8, "h264": h264}
+def nvenc(width: int, height: int, bitrate: int) -> VideoCodecContext:
+    """The same stream from the encoder of an NVIDIA GPU, without look-ahead or a picture kept back."""
+    codec = _context("h264_nvenc", width, height, bitrate)
+    codec.options = {
+        **BASELINE,
+        "preset": "p4",
+        "tune": "ull",
+        "rc": "cbr",
+        "zerolatency": "1",
+        "delay": "0",
+        "maxrate": str(bitrate),
+        "bufsize": str(bitrate // 2),
+    }
+    return codec
+
+
+Maker = Callable[[int, int, int], VideoCodecContext]  # width, height, bits a second -> an encoder not opened yet
+PICTURE_CODECS: dict[str, Maker] = {"vp8": vp8, "h264": h264}
+
+
+@functools.cache
+def in_hardware(make: Maker = nvenc) -> bool:
+    """Whether pictures can be encoded with `make` here, found out once by encoding one.
+
+    FFmpeg lists h264_nvenc on every machine; whether a driver, a GPU and its encoder are there shows when it is opened
+    (A100, H100 and H200 have none).
+    """
+    try:
+        codec = make(FRAME_SIZE, FRAME_SIZE, 1_000_000)
+        made = codec.encode(picture(0, np.zeros((FRAME_SIZE, FRAME_SIZE, 3), np.uint8))) + codec.encode(None)
+        works = bool(made)
+        why = "it returned nothing"
+    except (av.FFmpegError, ValueError) as error:  # a ValueError: this build of FFmpeg does not know it
+        works, why = False, str(error)
+    if works:
+        logger.info("H.264 is encoded by %s", codec.name)
+    else:
+        logger.info("H.264 is encoded by libx264; %s cannot be used here: %s", make.__name__, why)
+    return works
+
+
+def makers(codec: str) -> list[Maker]:
+    """Encoders of "vp8" or "h264" that work here, the one to begin with first."""
+    own = PICTURE_CODECS[codec]
+    return [nvenc, own] if codec == "h264" and in_hardware() else [own]
+
+
+def side_for(bitrate: int, largest: int) -> int:
+    """Pixels of a picture's longer side, at most `largest`, that look best at so many bits a second."""
+    return min([largest, *(side for side, below in SIDES if bitrate < below)])
 
 
 class VideoEncoder:
@@ -139,12 +193,16 @@ class VideoEncoder:
         drop: Callable[[str], None],
         too_late: Callable[[int], bool],
         name: str,
+        side: int = FRAME_SIZE,
+        keyframe_seconds: float = 0,
         keyframe_pause: float = KEYFRAME_PAUSE,
     ) -> None:
-        self._format = PICTURE_CODECS[codec]
-        self._largest, self._smallest = bitrate, smallest_bitrate
-        self._wanted = bitrate
-        self.pixels = 0  # of a picture's side; smaller ones are made before encoding, 0 leaves them as they come
+        self._codec = codec
+        self._rate = ReceiverRate(bitrate, smallest_bitrate)
+        self._most = bitrate
+        self._side = side
+        self._gop = round(keyframe_seconds * FPS) or ON_REQUEST
+        self.pixels = 0  # a picture's longer side is to have at most; 0 sets no limit beside `side`
         self._emit, self._drop, self._too_late = emit, drop, too_late
         self._keyframe_pause = keyframe_pause
         self._pictures: deque[tuple[int, ByteArray]] = deque()
@@ -170,7 +228,11 @@ class VideoEncoder:
 
     def set_bitrate(self, bitrate: int) -> None:
         """Follow the receiver's estimate (bits a second), within this stream's limits."""
-        self._wanted = min(max(bitrate, self._smallest), self._largest)
+        self._rate.estimated(bitrate)
+
+    def report_loss(self, share: float) -> None:
+        """Follow the receiver's losses: `share` of the packets since its last report."""
+        self._rate.lost(share, time.monotonic())
 
     async def close(self) -> None:
         """Stop the thread and wait for it; may be called twice."""
@@ -194,23 +256,27 @@ class VideoEncoder:
 
     def _encode_all(self) -> None:
         codec: VideoCodecContext | None = None
-        bitrate, opened_at, keyframe_at = self._wanted, 0.0, 0.0
-        while (picture := self._next()) is not None:
-            tick, rgb = picture
+        usable = makers(self._codec)
+        bitrate, opened_at, keyframe_at = self._rate.bitrate, 0.0, 0.0
+        side = side_for(bitrate, self._side)
+        while (waiting := self._next()) is not None:
+            tick, rgb = waiting
             if self._too_late(tick):
                 self._loop.call_soon_threadsafe(self._drop, "late_before_encoding")
                 continue
             now = time.monotonic()
-            if 0 < self.pixels < len(rgb):
-                rgb = np.asarray(cv2.resize(rgb, (self.pixels, self.pixels), interpolation=cv2.INTER_AREA), np.uint8)
-            height, width = rgb.shape[:2]
-            wanted = self._wanted
+            wanted = self._rate.bitrate
             pause = BITRATE_DOWN if wanted < bitrate else BITRATE_UP
-            moved = abs(wanted - bitrate) > BITRATE_STEP * bitrate or wanted == self._largest != bitrate
-            if codec is None or (moved and now - opened_at > pause) or (codec.width, codec.height) != (width, height):
-                codec, bitrate, opened_at = self._format(width, height, wanted), wanted, now
-                logger.debug("%d x %d at %d bit/s", width, height, bitrate)
-            frame = _picture(tick, rgb)
+            moved = abs(wanted - bitrate) > BITRATE_STEP * bitrate or wanted == self._most != bitrate
+            if moved and now - opened_at > pause:
+                codec, bitrate, side = None, wanted, side_for(wanted, self._side)
+            rgb = _shrunk(rgb, min(side, self.pixels or side))
+            height, width = rgb.shape[:2]
+            if codec is None or (codec.width, codec.height) != (width, height):
+                codec, opened_at = usable[0](width, height, bitrate), now
+                codec.gop_size = self._gop
+                logger.debug("%s: %d x %d at %d bit/s", codec.name, width, height, bitrate)
+            frame = picture(tick, rgb)
             if self._keyframe_wanted and now - keyframe_at > self._keyframe_pause:
                 frame.pict_type = PictureType.I
                 self._keyframe_wanted = False
@@ -220,6 +286,7 @@ class VideoEncoder:
                 logger.exception("a picture could not be encoded; the encoder starts anew")
                 self._loop.call_soon_threadsafe(self._drop, "encoder_error")
                 codec = None
+                del usable[:-1]  # a GPU takes so many streams and no more; the last one is software
                 continue
             for packet in packets:
                 if packet.is_keyframe:
@@ -232,7 +299,17 @@ def tick_of(packet: Packet[Any]) -> int | None:
     return None if packet.pts is None else packet.pts // PICTURE_PTS
 
 
-def _picture(tick: int, rgb: ByteArray) -> av.VideoFrame:
+def _shrunk(rgb: ByteArray, side: int) -> ByteArray:
+    """A picture whose longer side has `side` pixels at the most; sides stay even, as 4:2:0 needs them."""
+    height, width = rgb.shape[:2]
+    if max(height, width) <= side:
+        return rgb
+    size = [2 * round(length * side / max(height, width) / 2) for length in (width, height)]
+    return np.asarray(cv2.resize(rgb, size, interpolation=cv2.INTER_AREA), np.uint8)
+
+
+def picture(tick: int, rgb: ByteArray) -> av.VideoFrame:
+    """u8 (height, width, 3) RGB, sides even -> what encoders take, with its tick's pts."""
     i420 = np.asarray(cv2.cvtColor(rgb, cv2.COLOR_RGB2YUV_I420), np.uint8)
     frame = av.VideoFrame.from_ndarray(i420, format="yuv420p")
     frame.pts = tick * PICTURE_PTS

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import (
     AliasChoices,
@@ -94,7 +94,14 @@ class Settings(BaseSettings):
     compute_allowance: float = Field(0.036, ge=0, le=1)
     """Time that the networks, the renderer and the encoder have for one frame before it is late."""
     video_bitrate: int = Field(1_200_000, ge=100_000, le=8_000_000)
-    min_video_bitrate: int = Field(350_000, ge=50_000)
+    min_video_bitrate: int = Field(100_000, ge=50_000)
+    """Between the two the receiver's reports decide."""
+    video_size: Literal[256, 384, 512] = 512
+    """Pixels of a picture's side, at most: fewer are sent where the bitrate is low or the machine busy."""
+    keyframe_interval: float = Field(0.0, ge=0, le=120)
+    """Seconds from one key frame to the next that nobody asks for; 0: only what receivers ask for."""
+    video_codec: Literal["vp8", "h264"] = "vp8"
+    """What is sent where an offer has both, whatever its order."""
     audio_bitrate: int = Field(48_000, ge=16_000, le=128_000)
 
     pose_scale: float = DEFAULT.pose_scale
@@ -177,6 +184,11 @@ class Settings(BaseSettings):
     def _possible(self) -> Self:
         _ = self.controls
         return self
+
+    @property
+    def picture_codecs(self) -> tuple[str, ...]:
+        """Names of the codecs that pictures are sent with, best first."""
+        return ("VP8", "H264") if self.video_codec == "vp8" else ("H264", "VP8")
 
     @property
     def controls(self) -> Controls:

@@ -35,7 +35,7 @@ class PictureStream:
         bitrate: int | None = None,
         keyframe_pause: float = KEYFRAME_PAUSE,
     ) -> None:
-        """`bitrate`: a fixed one; else `follow` moves it between the settings' limits."""
+        """`bitrate`: a fixed one; else `follow` and `report_loss` move it between the settings' limits."""
         self.clock: SessionClock | None = None
         self._metrics, self._send = metrics, send
         self._encoder = VideoEncoder(
@@ -46,9 +46,11 @@ class PictureStream:
             drop=metrics.dropped,
             too_late=self.too_late,
             name=name,
+            side=settings.video_size,
+            keyframe_seconds=settings.keyframe_interval,
             keyframe_pause=keyframe_pause,
         )
-        self.follow = self._encoder.set_bitrate
+        self.follow, self.report_loss = self._encoder.set_bitrate, self._encoder.report_loss
         self.request_keyframe = self._encoder.request_keyframe
         self._last_picture = time.monotonic()
 

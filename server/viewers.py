@@ -74,7 +74,7 @@ class Viewer:
             if kind == "audio":
                 door.prefer(transceiver, "opus")
             else:
-                door.prefer(transceiver, "VP8", "H264")
+                door.prefer(transceiver, *self._settings.picture_codecs)
                 showing = transceiver
         answer = await self.line.answer(offer)
         if showing is not None:

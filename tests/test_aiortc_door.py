@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable
 import numpy as np
 import pytest
 from aiortc import RTCConfiguration, RTCPeerConnection, RTCRtpSender
-from aiortc.rtp import RTCP_PSFB_APP, RtcpPsfbPacket, RtpPacket, pack_remb_fci
+from aiortc.rtp import RTCP_PSFB_APP, RtcpPsfbPacket, RtcpReceiverInfo, RtcpRrPacket, RtpPacket, pack_remb_fci
 
 from benchmarks.peer import Voice, connect
 from server import aiortc_door as door
@@ -138,7 +138,8 @@ async def test_what_the_receiver_asks_for_reaches_the_encoder(
     await server.setRemoteDescription(browser.localDescription)
     codec = door.negotiated_codec(sending)
     assert codec.name == "VP8"
-    door.hear_feedback(sending.sender, codec, lambda: keyframes.append(True), bitrates.append)
+    losses: list[float] = []
+    door.hear_feedback(sending.sender, codec, lambda: keyframes.append(True), bitrates.append, losses.append)
     await server.setLocalDescription(await server.createAnswer())
     await browser.setRemoteDescription(server.localDescription)
     await until(lambda: server.connectionState == "connected" and browser.connectionState == "connected")
@@ -151,6 +152,11 @@ async def test_what_the_receiver_asks_for_reaches_the_encoder(
     await receiver._send_rtcp(remb)
     await until(lambda: bool(bitrates))
     assert bitrates[0] == pytest.approx(640_000, rel=0.01)
+    counts = {"packets_lost": 9, "highest_sequence": 20, "jitter": 0, "lsr": 0, "dlsr": 0}
+    reports = [RtcpReceiverInfo(ssrc=of, fraction_lost=lost, **counts) for of, lost in ((ssrc, 64), (ssrc + 1, 128))]
+    await receiver._send_rtcp(RtcpRrPacket(ssrc=1, reports=reports))
+    await until(lambda: 0.25 in losses)
+    assert 0.5 not in losses, "what others lost is not this receiver's"
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 from av.packet import Packet
 
+from server import encode
 from server.encode import SpeechEncoder, VideoEncoder
+from server.rate import ReceiverRate
 
 TONE = (8000 * np.sin(2 * np.pi * 440 * np.arange(1920 * 50) / 48_000)).astype(np.int16)
 
@@ -33,7 +35,7 @@ def test_a_tick_of_sound_is_two_packets_of_20_ms_without_a_gap() -> None:
 class Stream:
     """An encoder and everything it said."""
 
-    def __init__(self, codec: str = "vp8", bitrate: int = 600_000) -> None:
+    def __init__(self, codec: str = "vp8", bitrate: int = 600_000, **how: float) -> None:
         self.packets: list[tuple[int, Packet]] = []
         self.drops: list[str] = []
         self.late: set[int] = set()
@@ -46,6 +48,7 @@ class Stream:
             drop=self._drop,
             too_late=self.late.__contains__,
             name="test",
+            **how,  # type: ignore[arg-type]
         )
 
     async def show(self, ticks: range, size: int = 128) -> None:
@@ -144,6 +147,114 @@ async def test_the_receivers_estimate_sets_the_rate() -> None:
     low, high, beyond = await bits(200_000), await bits(1_000_000), await bits(9_000_000)
     assert low < 0.6 * high
     assert beyond < 2 * 2 * 1_500_000, "never above the stream's own limit: two seconds of it"
+
+
+def sides(stream: Stream, decoder: str = "libvpx") -> list[tuple[int, int]]:
+    """Width and height of every picture sent."""
+    context = av.CodecContext.create(decoder, "r")
+    frames = [frame for _, packet in stream.packets for frame in context.decode(packet)] + context.decode(None)
+    return [(frame.width, frame.height) for frame in frames]
+
+
+async def test_pictures_shrink_with_the_bitrate_and_grow_with_it_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(encode, "BITRATE_DOWN", 0.05)
+    monkeypatch.setattr(encode, "BITRATE_UP", 0.05)
+    stream, tick = Stream(), 0
+    for estimate in (600_000, 150_000, 100_000, 150_000, 600_000):
+        stream.encoder.set_bitrate(estimate)
+        await asyncio.sleep(0.06)
+        await stream.show(range(tick, tick + 2), size=512)
+        tick += 2
+    await stream.encoder.close()
+    assert [size for size, _ in sides(stream)] == [512] * 2 + [384] * 2 + [256] * 2 + [384] * 2 + [512] * 2
+
+
+async def test_losses_lower_the_rate_of_what_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(encode, "BITRATE_DOWN", 0.05)
+    stream = Stream()
+    await stream.show(range(2), size=512)
+    for _ in range(4):
+        stream.encoder.report_loss(0.9)
+        await asyncio.sleep(0.32)
+    await stream.show(range(2, 4), size=512)
+    await stream.encoder.close()
+    assert [size for size, _ in sides(stream)] == [512] * 2 + [256] * 2
+
+
+@pytest.mark.parametrize(("codec", "decoder"), [("vp8", "libvpx"), ("h264", "h264")])
+async def test_size_and_key_frames_are_as_configured(codec: str, decoder: str) -> None:
+    stream = Stream(codec, side=256, keyframe_seconds=0.2)
+    await stream.show(range(12), size=512)
+    await stream.encoder.close()
+    assert stream.keyframes == [0, 5, 10]
+    assert set(sides(stream, decoder)) == {(256, 256)}
+
+
+async def test_pictures_that_are_not_square_keep_their_shape() -> None:
+    stream = Stream(side=384)
+    stream.encoder.put(0, picture(0, 512)[:289])
+    await stream.until(1)
+    await stream.encoder.close()
+    assert sides(stream) == [(384, 216)]
+
+
+def test_an_encoder_in_hardware_is_chosen_by_trying_it(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "server.encode")
+    encode.in_hardware.cache_clear()
+    assert encode.in_hardware(encode.h264), "what opens and encodes is taken"
+    works = encode.in_hardware()
+    assert [make.__name__ for make in encode.makers("h264")] == (["nvenc", "h264"] if works else ["h264"])
+    assert encode.makers("vp8") == [encode.vp8]
+    said = [record.message for record in caplog.records]
+    assert len(said) == 2, "once for each that was tried, however often it is asked"
+    if not works:
+        assert "libx264; nvenc cannot be used here" in said[1]
+
+
+async def test_an_encoder_in_hardware_that_refuses_a_stream_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    if encode.in_hardware():
+        pytest.skip("this GPU encodes H.264, so it does not refuse")
+    monkeypatch.setattr(encode, "makers", lambda codec: [encode.nvenc, encode.h264])  # as on a GPU that is full
+    stream = Stream("h264")
+    await stream.show(range(4))
+    await stream.encoder.close()
+    assert stream.drops == ["encoder_error"]
+    assert [tick for tick, _ in stream.packets] == [1, 2, 3]
+    assert stream.keyframes == [1]
+
+
+def test_the_rate_falls_with_losses_and_comes_back() -> None:
+    rate, now = ReceiverRate(1_000_000, 100_000), 0.0
+    assert rate.bitrate == 1_000_000
+    rate.lost(0.05, now)
+    assert rate.bitrate == 1_000_000, "few losses change nothing"
+    fallen = []
+    for _ in range(5):
+        now += 1
+        rate.lost(0.2, now)
+        fallen.append(rate.bitrate)
+    assert fallen == [pytest.approx(1_000_000 * 0.9**count, rel=0.01) for count in range(1, 6)]
+    rate.lost(0.2, now + 0.1)
+    assert rate.bitrate == fallen[-1], "a second report of the same trouble does not count"
+    back = []
+    while rate.bitrate < 1_000_000:
+        now += 1
+        rate.lost(0.0, now)
+        back.append(rate.bitrate)
+    assert back == sorted(back)
+    assert 5 < len(back) < 12
+
+
+def test_the_estimate_and_the_losses_both_limit_the_rate() -> None:
+    rate = ReceiverRate(1_000_000, 100_000)
+    rate.estimated(400_000)
+    assert rate.bitrate == 400_000
+    rate.lost(0.5, 1.0)
+    assert rate.bitrate == 300_000, "of what was sent, not of what was allowed"
+    rate.estimated(20_000)
+    assert rate.bitrate == 100_000
+    rate.estimated(9_000_000)
+    assert rate.bitrate == 300_000
 
 
 async def test_closing_leaves_no_thread_and_may_be_repeated() -> None:

@@ -186,16 +186,3 @@ async def test_twenty_calls_leave_nothing_behind(server: LiveServer) -> None:
     assert {name: server.metric(name) for name in watched} == before
     assert server.metric("process_resident_memory_bytes") - memory < 20e6
     assert server.metric("kdtalker_sessions") == 0
-
-
-@pytest.mark.parametrize("first", ["H264", "VP8"])
-async def test_vp8_is_chosen_whatever_the_offers_order(server: LiveServer, first: str) -> None:
-    async with Peer(server.url, codecs=(first, "VP8", "H264")) as peer:
-        await peer.pictures(5, within=30)
-        assert "VP8/90000" in peer.answer.split("m=video")[1].split("a=rtpmap")[1]
-
-
-async def test_a_caller_without_vp8_is_sent_h264(server: LiveServer) -> None:
-    async with Peer(server.url, codecs=("H264",)) as peer:
-        await peer.pictures(5, within=30)
-    assert peer.received.pictures[-1][1].std() > 20
