@@ -10,6 +10,8 @@ QUESTIONS = {
     "workers": ("benchmarks.workers:workers", "four calls on threads and on processes"),
     "live": ("benchmarks.live:live", "calls on a running wire: latency, skew, smoothness, capacity; any server"),
     "selftest": ("benchmarks.selftest:selftest", "the same measuring on a stream of known delay and skew"),
+    "report": ("benchmarks.report:report", "runs of `live` as a page with plots and a table"),
+    "encoders": ("benchmarks.encoders:encoders", "VP8 and the presets of H.264: what a picture costs"),
     "compute": ("benchmarks.compute:compute", "milliseconds of every network file"),
     "quality": ("benchmarks.quality:quality", "lips, seams and compute of streamed motion by hop, context and steps"),
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import re
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -20,6 +21,7 @@ from fastapi import FastAPI, Request
 from benchmarks import figures, mouth
 from benchmarks.babble import babble
 from benchmarks.caller import PACKET_SECONDS, Recording, Voice
+from benchmarks.cli import bench
 from benchmarks.levels import levels
 from benchmarks.live import climb, live
 from benchmarks.mouth import Curve
@@ -275,3 +277,53 @@ async def test_a_server_that_takes_no_calls_is_a_failure_and_no_crash(tmp_path: 
     code, result = await run_live(tmp_path, "--url", f"{server.url}/nowhere", "--probed", "0")
     assert code == 1
     assert "404" in result["rungs"][0]["failures"][0] or "405" in result["rungs"][0]["failures"][0]
+
+
+def test_runs_become_a_page_and_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    spread = {"count": 3, "p50": 200.0, "p95": 210.0, "p99": 212.0, "samples": [199.0, 200.0, 212.0]}
+    stages = {stage: {"p50": 20.0, "p95": 30.0, "p99": 31.0} for stage in ("cut", "sampled", "sent", "total")}
+
+    def rung(sessions: int, fps: float, met: bool) -> dict[str, Any]:
+        call = {
+            "connect_ms": {"picture": 400},
+            "fps": fps,
+            "interval_ms": spread,
+            "sound_added_ms": spread,
+            "picture_added_ms": spread,
+            "freezes": {"count": 0},
+            "server_says": {"stages_ms": stages},
+        }
+        return {"sessions": sessions, "calls": [call | {"fps": fps + 1}, call], "usage": {}, "met": met}
+
+    run = {
+        "tool": "kdtalker bench live",
+        "machine": {"cpu": "<fast>"},
+        "settings": {},
+        "rungs": [rung(1, 25, True), rung(2, 19, False)],
+        "capacity": 1,
+    }
+    file = tmp_path / "quiet.json"
+    file.write_text(json.dumps(run))
+    assert bench(["report", str(file), "-o", str(tmp_path / "out.html")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(" | ")[1:3] for line in lines[2:4]] == [["1", "25"], ["2", "19"]], "the worst call of each rung"
+    page = (tmp_path / "out.html").read_text()
+    assert page.count("<svg") == 3
+    assert "&lt;fast&gt;" in page
+    assert "http" not in re.sub(
+        r'xmlns(:\w+)?="[^"]*"|<!DOCTYPE.*?>|<metadata>.*?</metadata>', "", page, flags=re.DOTALL
+    )
+    file.write_text("{}")
+    with pytest.raises(KDTalkerError, match="no run"):
+        bench(["report", str(file)])
+
+
+def test_every_encoder_is_timed_on_the_same_film(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--pictures", "12", "--sizes", "256,512", "--presets", "ultrafast,medium"]
+    assert bench(["encoders", *options, "--json", str(tmp_path / "e.json")]) == 0
+    rows = json.loads((tmp_path / "e.json").read_text())["rows"]
+    assert [(row["encoder"], row["size"]) for row in rows] == [
+        (name, size) for size in (256, 512) for name in ("vp8", "h264 ultrafast", "h264 medium")
+    ]
+    assert all(row["psnr"] > 25 and row["cpu"] > 0 and row["p50"] <= row["p95"] for row in rows)
+    assert "h264 medium" in capsys.readouterr().out
