@@ -23,7 +23,8 @@ from engines.types import KDTalkerError
 Run = dict[str, Any]
 INK, SOUND, PICTURE, REST = "#1c2530", "#2a78b5", "#c8642c", "#9aa7b4"
 STYLE = f"""body{{font:16px/1.5 system-ui,sans-serif;color:{INK};max-width:66rem;margin:2rem auto;padding:0 1rem}}
-table{{border-collapse:collapse;margin:1rem 0;font-size:.8rem}}td,th{{padding:.25rem .6rem;border-bottom:1px solid #dde3e8}}
+table{{border-collapse:collapse;margin:1rem 0;font-size:.8rem}}
+td,th{{padding:.25rem .6rem;border-bottom:1px solid #dde3e8}}
 td{{text-align:right;font-variant-numeric:tabular-nums}}td:first-child,th:first-child{{text-align:left}}
 svg{{max-width:100%;height:auto}}h2{{margin-top:2.5rem}}.missed{{color:#b3261e}}"""
 
