@@ -21,8 +21,8 @@ from engines.types import MOTION_WIDTH, FloatArray, WeightsError
 
 DELAY = 1  # ticks that an answer comes after the frame it is for; what a window looks ahead covers it
 # Of the network's answer: at 0 lips are apart, between the first two it does not know, from the last on they touch.
-APART, DOUBT, TOUCH = 0.3, 0.4, 0.7
-GAP = 0.05  # eye distances that lips surely apart are open at least
+APART, DOUBT, TOUCH = 0.3, 0.35, 0.65
+GAP = 0.06  # eye distances that lips surely apart are open at least
 
 
 @dataclass(frozen=True, slots=True)

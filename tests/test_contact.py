@@ -39,7 +39,7 @@ def around(lips: FloatArray, said: phonemes.Spoken, name: str) -> list[float]:
     return [float(lips[max(0, int((begin - 0.08) * 25)) : int((begin + 0.08) * 25) + 1].max()) for begin in begins]
 
 
-@pytest.mark.parametrize(("bilabial", "consonant"), [("mama", "m"), ("papa", "p"), ("beebee", "b")])
+@pytest.mark.parametrize(("bilabial", "consonant"), [("mama", "m"), ("papa", "p"), ("bobby", "b")])
 def test_lips_are_drawn_together_for_bilabials_and_not_for_other_sounds(bilabial: str, consonant: str) -> None:
     lips, said = heard(f"Da, {bilabial} {bilabial}.")
     others, hissed = heard("Da, sasa sasa.")
@@ -72,7 +72,7 @@ def test_a_mouth_closes_and_parts_as_far_as_it_is_told_to() -> None:
     def opening(lips: float, frame: FloatArray = half_open) -> float:
         return float((contact.shaped(frame, np.float32(lips)) - FACE.rest()) @ contact.opening)
 
-    assert [opening(lips) for lips in (1, 0.5, 0, -0.5, -1)] == pytest.approx([0, 0.015, 0.03, 0.04, GAP], abs=1e-3)
+    assert [opening(lips) for lips in (1, 0.5, 0, -0.5, -1)] == pytest.approx([0, 0.015, 0.03, 0.045, GAP], abs=1e-3)
     wide, shut = FACE.rest() + 0.2 * contact.closing, FACE.rest() - 0.01 * contact.closing
     assert opening(-1, wide) == pytest.approx(0.2, abs=1e-3)
     assert opening(1, shut) == pytest.approx(-0.01, abs=1e-3)
