@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from collections import Counter
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -25,7 +26,7 @@ WAITING_PHOTOS = 8  # then the next one is asked to come back
 
 
 class EnrolmentBusyError(Exception):
-    """Too many photos wait to be prepared."""
+    """Too many photos wait to be prepared, or are kept for others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +44,34 @@ class Avatar:
     owner: str | None = None
 
 
+class SentPhotos:
+    """At most `limit` sent faces. Where one has to go, it is the oldest of whoever has the most of them."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._faces: dict[str, Avatar] = {}  # by name, the oldest first
+
+    def put(self, avatar: Avatar) -> None:
+        """Keep one more; raises EnrolmentBusyError where that would cost an owner who has no more than this one."""
+        counts = Counter(face.owner for face in [*self._faces.values(), avatar])
+        self._faces[avatar.id] = avatar
+        if len(self._faces) <= self._limit:
+            return
+        most = max(counts.values())
+        losers = {avatar.owner} if counts[avatar.owner] == most else {who for who in counts if counts[who] == most}
+        gone = next(face for face in self._faces.values() if face.owner in losers)
+        del self._faces[gone.id]
+        if gone is avatar:
+            raise EnrolmentBusyError
+
+    def find(self, name: str, owner: str) -> Avatar | None:
+        face = self._faces.get(name)
+        return face if face is not None and face.owner == owner else None
+
+    def forget(self, name: str) -> None:
+        self._faces.pop(name, None)
+
+
 class Avatars:
     """Faces by name. Photos are prepared one at a time, in a process of their own.
 
@@ -52,8 +81,8 @@ class Avatars:
     def __init__(self, limit: int, cache: Path, keep: float) -> None:
         self._store = IdentityStore(cache / "identities", VERSION)
         self._shipped: dict[str, Avatar] = {}
-        self._sent: dict[str, Avatar] = {}
-        self._limit, self._keep = limit, keep
+        self._sent = SentPhotos(limit)
+        self._keep = keep
         self._waiting = 0
         self._enroller: Enroller | None = None
         self._executor = ThreadPoolExecutor(1, "enrol")
@@ -85,18 +114,17 @@ class Avatars:
 
     def find(self, name: str, holder: str) -> Avatar | None:
         """A face that ships, or one that `holder` sent; what others sent is not there."""
-        sent = self._sent.get(name)
-        return self._shipped.get(name) or (sent if sent is not None and sent.owner == holder else None)
+        return self._shipped.get(name) or self._sent.find(name, holder)
 
     def remove(self, name: str, holder: str) -> bool:
         """Delete a photo that `holder` sent; False where there is none."""
-        there = name in self._sent and self._sent[name].owner == holder
+        there = self._sent.find(name, holder) is not None
         if there:
-            del self._sent[name]
+            self._sent.forget(name)
         return there
 
     async def add(self, photo: bytes, owner: str) -> Avatar:
-        """Enrol a sent photo; raises PortraitError or EnrolmentBusyError. The oldest sent one may have to go."""
+        """Enrol a sent photo; raises PortraitError or EnrolmentBusyError. An older one may have to go."""
         if self._waiting >= WAITING_PHOTOS:
             raise EnrolmentBusyError
         self._waiting += 1
@@ -106,10 +134,8 @@ class Avatars:
             avatar = await loop.run_in_executor(self._executor, self._make, name, photo, owner)
         finally:
             self._waiting -= 1
-        self._sent[name] = avatar
-        loop.call_later(self._keep, self._sent.pop, name, None)
-        while len(self._sent) > self._limit:
-            del self._sent[next(iter(self._sent))]
+        self._sent.put(avatar)
+        loop.call_later(self._keep, self._sent.forget, name)
         return avatar
 
     def _ship(self, name: str, photo: bytes, profile: str) -> Avatar:

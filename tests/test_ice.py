@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import re
 import shutil
@@ -11,6 +12,7 @@ import subprocess
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
@@ -24,6 +26,7 @@ from aiortc import RTCConfiguration, RTCIceServer, RTCIceTransportPolicy, RTCSes
 from benchmarks.peer import Peer, RefusedError
 from server.ice import PortRange, PortsExhaustedError, facing, ice_servers, turn_credentials
 from server.settings import Settings
+from server.tls import self_made
 from tests.conftest import free_port, start_server, stop_server
 
 pytestmark = pytest.mark.timeout(180)
@@ -66,13 +69,27 @@ def wait_for_stun(host: str, port: int, process: subprocess.Popen[bytes]) -> Non
     pytest.fail("coturn did not come up")
 
 
+@dataclass(frozen=True)
+class Coturn:
+    """Where it listens, for UDP and TCP and for TLS, and the certificate it shows."""
+
+    plain: str
+    tls: str
+    certificate: Path
+
+    def url(self, transport: str) -> str:
+        return f"turns:{self.tls}" if transport == "tls" else f"turn:{self.plain}?transport={transport}"
+
+
 @pytest.fixture(scope="module")
-def coturn(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Debian's coturn with a shared secret; yields its address as host:port."""
+def coturn(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Coturn]:
+    """Debian's coturn with a shared secret."""
     if shutil.which("turnserver") is None:
         turn_left_out("coturn is not installed (Debian: apt install coturn), so nothing can be relayed")
-    host, port, folder = own_address(), free_port(), tmp_path_factory.mktemp("coturn")
-    command = ["turnserver", "-n", "--no-cli", "--no-tls", "--no-dtls", "--realm=kdtalker.test", "--fingerprint"]
+    host, port, secure, folder = own_address(), free_port(), free_port(), tmp_path_factory.mktemp("coturn")
+    made = self_made(folder, (host,))
+    command = ["turnserver", "-n", "--no-cli", "--no-dtls", "--realm=kdtalker.test", "--fingerprint"]
+    command += [f"--tls-listening-port={secure}", f"--cert={made.chain}", f"--pkey={made.key}"]
     command += ["--use-auth-secret", f"--static-auth-secret={SECRET}", f"--listening-ip={host}", f"--relay-ip={host}"]
     command += [
         f"--listening-port={port}",
@@ -84,7 +101,7 @@ def coturn(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         process = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder)
     try:
         wait_for_stun(host, port, process)
-        yield f"{host}:{port}"
+        yield Coturn(f"{host}:{port}", f"{host}:{secure}", made.chain)
     finally:
         process.terminate()
         process.wait(timeout=10)
@@ -114,20 +131,26 @@ async def allocate(server: str, username: str, credential: str) -> None:
     await asyncio.sleep(0.2)
 
 
-async def test_coturn_takes_credentials_until_they_expire(coturn: str) -> None:
-    now = int(time.time())
-    await allocate(coturn, *turn_credentials(SECRET, "caller", now + 60))
+async def test_coturn_takes_credentials_until_they_expire(coturn: Coturn) -> None:
+    now, plain = int(time.time()), coturn.plain
+    await allocate(plain, *turn_credentials(SECRET, "caller", now + 60))
     with pytest.raises(TransactionFailed, match="401"):
-        await allocate(coturn, *turn_credentials(SECRET, "caller", now - 60))
+        await allocate(plain, *turn_credentials(SECRET, "caller", now - 60))
     with pytest.raises(TransactionFailed, match="401"):
-        await allocate(coturn, *turn_credentials("another secret", "caller", now + 60))
+        await allocate(plain, *turn_credentials("another secret", "caller", now + 60))
 
 
-async def test_a_call_that_may_only_be_relayed(coturn: str, tmp_path: Path) -> None:
-    own = start_server(tmp_path, turn_urls=f'["turn:{coturn}"]', turn_secret=SECRET, relay_only="true")
+@pytest.mark.parametrize("transport", ["udp", "tcp", "tls"])
+async def test_a_call_that_may_only_be_relayed(
+    coturn: Coturn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, transport: str
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(coturn.certificate))  # whose word both ends take for TLS
+    urls = [coturn.url(transport), "turns:turn.example.org?transport=tcp"]
+    own = start_server(tmp_path, turn_urls=json.dumps(urls), turn_secret=SECRET, relay_only="true")
     try:
         async with httpx.AsyncClient(base_url=own.url) as client:
             given = (await client.get("/ice-servers")).json()["iceServers"]
+        assert given[0]["urls"] == urls, "all for the page; this end asks the first"
         ice = RTCConfiguration([RTCIceServer(**server) for server in given], RTCIceTransportPolicy.RELAY)
         async with Peer(own.url, ice=ice) as peer:
             await peer.pictures(25, within=60)

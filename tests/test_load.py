@@ -143,7 +143,7 @@ async def test_a_server_that_falls_behind_refuses_newcomers_and_sends_smaller_pi
             await peer.pictures(3, within=30)
             with squeezed(own.process.pid, rivals=3):
                 async with asyncio.timeout(90):
-                    while own.metric("kdtalker_effort") < 2:  # noqa: ASYNC110
+                    while own.metric("kdtalker_effort") < 3:  # noqa: ASYNC110
                         await asyncio.sleep(0.5)
                 with pytest.raises(RefusedError) as refused:
                     async with Peer(own.url):
