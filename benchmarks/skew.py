@@ -31,10 +31,11 @@ Series = tuple[NDArray[np.float64], NDArray[np.float64]]  # moments in s, and sk
 
 def report_skew(received: Received) -> Series:
     """From the pairs of times in both tracks' sender reports (RFC 3550, 6.4.1); moments as `time.time()`."""
-    return _apart(
-        received,
-        *([(ntp / 2**32 - NTP_EPOCH, stamp) for ntp, stamp in received.reports[kind]] for kind in ("video", "audio")),
-    )
+    pairs = {
+        kind: [(ntp / 2**32 - NTP_EPOCH, stamp) for ntp, stamp in reports if ntp]  # 0: nothing was sent yet
+        for kind, reports in received.reports.items()
+    }
+    return _apart(received, pairs["video"], pairs["audio"])
 
 
 def packet_skew(received: Received) -> Series:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 import httpx
 import numpy as np
 
+from benchmarks import conditions
 from benchmarks.faults import ENGINE, MICROPHONE, NETWORK, PORTRAIT, VANISHED, dyed, enrolled, suffer, table
 from benchmarks.launch import Running, server
 from benchmarks.machine import machine
@@ -24,20 +26,23 @@ SETTLED = 50  # cycles after which nothing may grow
 ALLOWED = 5e6  # bytes of memory that it may, all the same
 EVERY = 25  # cycles between two looks
 FIGURES = ("kdtalker_event_loop_tasks", "kdtalker_threads")
-PARTS = ("cycles", "photos", "faults")
+PARTS = ("cycles", "photos", "faults", "clock")
 
 
 def soak(argv: list[str]) -> int:
     """Calls that come and go, calls beside photos, calls that suffer; a table, and all of it as JSON. Linux.
 
-    Connect and disconnect, every fifth peer without a goodbye; prepare photos during a call; bring every fault about.
+    Connect and disconnect, every fifth peer without a goodbye; prepare photos during a call; bring every fault about;
+    measure the skew of sound and pictures in bad conditions and for long.
     """
     parser = argparse.ArgumentParser(prog="kdtalker bench soak", description=soak.__doc__)
     parser.add_argument("parts", nargs="*", choices=[[], *PARTS], default=[], help="default: all of them")
-    parser.add_argument("--speech", type=Path, help="what the callers say in `faults`; default: a tone")
+    parser.add_argument("--speech", type=Path, help="what the callers say; default: a tone")
     parser.add_argument("--cycles", type=int, default=200, help="calls, one after another; default: 200, at least 2")
     parser.add_argument("--photos", type=int, default=20, help="prepared during one call; default: 20")
-    parser.add_argument("--seconds", type=float, default=20.0, help="that each fault lasts; default: 20")
+    parser.add_argument("--seconds", type=float, default=20.0, help="that each fault and condition lasts; default: 20")
+    parser.add_argument("--minutes", type=float, default=10.0, help="that the long calls of `clock` last; default: 10")
+    parser.add_argument("--calls", type=int, default=os.cpu_count() or 1, help="at once, of these; default: the cores")
     options = parser.parse_args(argv)
     if options.cycles < 2:
         parser.error("two cycles are needed to compare")
@@ -51,6 +56,12 @@ def soak(argv: list[str]) -> int:
         elif part == "photos":
             with server(1, rate_limit=0) as running:
                 report[part] = asyncio.run(photographed(running.url, options.photos))
+        elif part == "clock":
+            told = speech(options.speech)
+            rows = asyncio.run(conditions.clock(told, options.seconds, options.minutes, options.calls))
+            print(table([conditions.cells(row) for row in rows]), file=sys.stderr)
+            report[part] = rows
+            well &= all(conditions.kept(row) for row in rows)
         else:
             rows = asyncio.run(matrix(options.seconds, speech(options.speech)))
             print(
@@ -149,7 +160,7 @@ async def matrix(seconds: float, sound: np.ndarray) -> list[dict[str, Any]]:
     rows = []
     face = dyed(0)
     command = ("-m", "benchmarks.faulty", digest_of(face))
-    with server(2, command, lost_after=1, grace=2, rate_limit=0, log_level="critical") as running:
+    with server(2, command, lost_after=1, grace=2, rate_limit=0) as running:
         avatar = await enrolled(running.url, face)
         await call(running.url, vanish=False)  # what is loaded once for all is loaded now
         for fault in (*NETWORK, *MICROPHONE, VANISHED, *ENGINE):

@@ -326,6 +326,7 @@ class Session:
         """Sound to pictures. One that is too late is skipped, so that the next one is of the present again."""
         heard = first = 0  # ticks: taken so far, and taken before the motion began anew
         broken = False
+        failing: set[str] = set()  # what is in the log until it works again, so that it is there once
         while True:
             pcm = await self._unheard.take()
             deadline = clock.now() + self._settings.compute_allowance / 2
@@ -334,8 +335,11 @@ class Session:
                     await self._lease.begin(seed_of(self.id), deadline, self.controls)
                     first, broken = heard, False
                 ready = await self._lease.listen(pcm, deadline, self.controls, brief=self._governor.effort.brief)
+                failing.discard("motion")
             except Exception:  # sound goes on, and so does the call
-                logger.exception("session %s: no motion; it begins anew", self.id)
+                if "motion" not in failing:
+                    logger.exception("session %s: no motion; it begins anew", self.id)
+                failing.add("motion")
                 self.metrics.dropped("motion_error")
                 ready, broken = [], True
             heard += len(pcm) // SPEECH_SAMPLES
@@ -355,8 +359,11 @@ class Session:
                     continue
                 try:
                     picture = await self._lease.render(motion.motion, clock.showing(motion.tick))
+                    failing.discard("pictures")
                 except Exception:
-                    logger.exception("session %s: a picture could not be rendered", self.id)
+                    if "pictures" not in failing:
+                        logger.exception("session %s: pictures cannot be rendered", self.id)
+                    failing.add("pictures")
                     self.metrics.dropped("render_error")
                     continue
                 self.metrics.traces.mark(motion.tick, "rendered")

@@ -16,6 +16,7 @@ from server.settings import Settings
 
 TOLERATED = 0.024  # seconds past its moment that a picture is still worth showing
 FROZEN = 0.2  # seconds without a picture after which a late one is better than none
+STALE = 1.0  # seconds after which it is not: an engine stood still, and the next picture is of the present
 
 
 class PictureStream:
@@ -60,13 +61,13 @@ class PictureStream:
         self._encoder.put(tick, rgb)
 
     def too_late(self, tick: int, newest: bool = True) -> bool:
-        """Whether a picture is past its moment; if nothing was seen for long, the newest one never is.
+        """Whether a picture is past its moment; if nothing was seen for long, the newest one seldom is.
 
         Asked on the event loop and on the encoder's thread.
         """
         assert self.clock is not None
         frozen = self.clock.now() - self._last_picture > FROZEN
-        return self.clock.late(tick) > TOLERATED and not (newest and frozen)
+        return self.clock.late(tick) > (STALE if newest and frozen else TOLERATED)
 
     async def close(self) -> None:
         """Stop the encoder's thread; may be called twice."""

@@ -70,7 +70,7 @@ async def sound_goes_on(peer: Peer) -> None:
 
 
 async def test_a_renderer_that_raises_costs_pictures_and_no_call(
-    talker: Talker, identity: Identity, tmp_path: Path
+    talker: Talker, identity: Identity, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     trouble = Trouble()
     faulty = replace(talker, renderer=FaultyRenderer(talker.renderer, trouble))
@@ -79,6 +79,9 @@ async def test_a_renderer_that_raises_costs_pictures_and_no_call(
         await sound_goes_on(peer)
         assert trouble.met > 1
         assert 1 <= session.stats()["drops"]["render_error"] <= trouble.met
+        assert [record.message for record in caplog.records if "rendered" in record.message] == [
+            f"session {session.id}: pictures cannot be rendered"
+        ], "once, not for every picture"
         trouble.kind = ""
         await peer.pictures(10, within=30)
         assert session.reason is None

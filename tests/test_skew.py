@@ -78,6 +78,8 @@ async def test_a_pictures_timestamp_is_that_of_its_ticks_sound(tmp_path: Path) -
 def received(seconds: float, late: Callable[[float], float], first: int = 3) -> Received:
     """A call whose first picture is of tick `first`, its pictures `late(time)` seconds behind their sound."""
     got, origins = Received(), {"audio": 2**32 - 5_000, "video": 2**32 - 70_000}  # RTP time wraps soon
+    for reports in got.reports.values():
+        reports.append((0, 0))  # from before the first packet
     for number in range(round(seconds * 50)):
         moment, stamp = 0.02 * number, (origins["audio"] + PACKET * number) % 2**32
         got.timestamps["audio"].append((moment, stamp))
