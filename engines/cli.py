@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from engines.cache import cache_folder
-from engines.controls import DEFAULT, add_options, chosen, steady
+from engines.controls import DEFAULT, Controls, add_options, chosen, steady
 from engines.media import Speech, load_speech
 from engines.motion_file import MotionClip, load_motion, save_motion
 from engines.offline import conversation, motions, render_file
@@ -24,6 +24,7 @@ from engines.profile import EMBEDDED, KDTALKER, PROFILES
 from engines.published.cropping import PasteBack
 from engines.published.networks import PublishedNetworks, open_networks, torch_networks
 from engines.published.weights_files import open_model
+from engines.renderer import Staged
 from engines.talkers import open_talker
 from engines.types import FPS, FloatArray, Identity, KDTalkerError
 from engines.warp.enrolment import VERSION
@@ -143,7 +144,7 @@ def _rows(take: Take, options: argparse.Namespace, speech: Speech, other: Speech
     if options.motion:
         if other is not None:
             raise KDTalkerError("What the face hears is part of saved motion: leave --listen out with --motion.")
-        if controls != DEFAULT:
+        if replace(controls, view=DEFAULT.view, background=DEFAULT.background) != DEFAULT:
             raise KDTalkerError("What the face does is part of saved motion: leave the controls out with --motion.")
         clip = load_motion(options.motion, take.talker.profile.name)
         return take.talker.placing.transfer(take.identity.source, clip.rows, clip.made_on)
@@ -155,6 +156,13 @@ def _rows(take: Take, options: argparse.Namespace, speech: Speech, other: Speech
         rows = np.stack(list(rows))
         save_motion(options.save_motion, MotionClip(take.talker.profile.name, rows, take.identity.source))
     return rows
+
+
+def _staged(take: Take, controls: Controls) -> Staged | None:
+    """The view and background asked for; None leaves the crop to be rendered in batches."""
+    take.talker.placing.offer.require(controls)
+    look = controls.view, controls.background
+    return None if look == (DEFAULT.view, DEFAULT.background) else take.talker.renderer.staged(take.identity, *look)
 
 
 def render(argv: list[str]) -> int:
@@ -198,7 +206,10 @@ def render(argv: list[str]) -> int:
             speed = progress.tasks[0].speed
             progress.update(bar, completed=done, speed=f"{speed:.2g} frames/s" if speed else "")
 
-        count = render_file(take.talker, take.identity, speech, rows, options.out, paste=take.paste, on_progress=show)
+        staged = _staged(take, chosen(options))
+        count = render_file(
+            take.talker, take.identity, speech, rows, options.out, paste=take.paste, staged=staged, on_progress=show
+        )
     console.print(f"{options.out}: {count} frames, {count / FPS:.2f} s")
     return 0
 

@@ -8,6 +8,7 @@ smooth and a call replays bit for bit when its changes come at the same ticks.
 from __future__ import annotations
 
 import argparse
+import re
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
@@ -17,6 +18,11 @@ from numpy.typing import NDArray
 from engines.types import TICK_SECONDS, FloatArray, KDTalkerError
 
 NEUTRAL, FREE, FIXED = "neutral", "free", "fixed"
+CROP, PHOTO = "crop", "photo"
+ORIGINAL, BLURRED, PLAIN, GREEN = "original", "blurred", "plain", "green"
+VIEWS = (CROP, PHOTO)
+BACKGROUNDS = (ORIGINAL, BLURRED, PLAIN, GREEN)
+COLOUR = re.compile(r"#[0-9a-f]{6}")  # is a background too
 EMOTIONS = (NEUTRAL, "happy", "sad", "surprised", "angry")
 GAZES = (FREE, FIXED)
 RANGES = {
@@ -37,7 +43,8 @@ class ControlError(KDTalkerError):
 class Controls:
     """`pose_scale` 0 to 2: head motion. `expression_scale` 0 to 1.5: brows and mouth; `mouth_scale` 0.5 to 1.5: the
     mouth once more, for people who speak with large or small mouths. `gaze`: "free", or "fixed" on the viewer.
-    `emotion`: one of `EMOTIONS`, at `emotion_strength` 0 to 1. Raises ControlError on anything else.
+    `emotion`: one of `EMOTIONS`, at `emotion_strength` 0 to 1. `view`: the "crop" about the face, or the whole "photo".
+    `background`: one of `BACKGROUNDS` or a colour as "#00b140". Raises ControlError on anything else.
     """
 
     pose_scale: float = 1.0
@@ -46,6 +53,8 @@ class Controls:
     gaze: str = FREE
     emotion: str = NEUTRAL
     emotion_strength: float = 0.7
+    view: str = CROP
+    background: str = ORIGINAL
 
     def __post_init__(self) -> None:
         for name, (low, high) in RANGES.items():
@@ -53,7 +62,10 @@ class Controls:
             number = isinstance(value, int | float) and not isinstance(value, bool)
             if not number or not low <= value <= high:
                 raise ControlError(f"{name} must be a number from {low:g} to {high:g}, not {_shown(value)}.")
-        for name, known in (("gaze", GAZES), ("emotion", EMOTIONS)):
+        colour = isinstance(self.background, str) and COLOUR.fullmatch(self.background)
+        for name, known in _CHOICES.items():
+            if name == "background" and colour:
+                continue
             if getattr(self, name) not in known:
                 raise ControlError(f"{name} must be one of {', '.join(known)}, not {_shown(getattr(self, name))}.")
 
@@ -69,6 +81,7 @@ class Controls:
         return asdict(self)
 
 
+_CHOICES = {"gaze": GAZES, "emotion": EMOTIONS, "view": VIEWS, "background": BACKGROUNDS}
 DEFAULT = Controls()
 
 
@@ -78,16 +91,24 @@ class Offer:
 
     emotions: tuple[str, ...]
     gazes: tuple[str, ...]
+    views: tuple[str, ...]
+    backgrounds: tuple[str, ...]
 
     def require(self, controls: Controls) -> None:
         """Raise ControlError when the profile lacks something that is asked for."""
-        for name, value, there in (("emotion", controls.emotion, self.emotions), ("gaze", controls.gaze, self.gazes)):
+        background = PLAIN if controls.background.startswith("#") else controls.background
+        for name, value, there in (
+            ("emotion", controls.emotion, self.emotions),
+            ("gaze", controls.gaze, self.gazes),
+            ("view", controls.view, self.views),
+            ("background", background, self.backgrounds),
+        ):
             if value not in there:
                 raise ControlError(f"This profile has no {name} '{value}', only {', '.join(there)}.")
 
 
-EVERYTHING = Offer(EMOTIONS, GAZES)
-AMPLITUDES = Offer((NEUTRAL,), (FREE,))
+EVERYTHING = Offer(EMOTIONS, GAZES, VIEWS, BACKGROUNDS)
+AMPLITUDES = Offer((NEUTRAL,), (FREE,), (CROP,), (ORIGINAL,))
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +177,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--gaze", choices=GAZES, help="fixed: the eyes stay on the viewer; default: free")
     group.add_argument("--emotion", choices=EMOTIONS, help="default: neutral")
     group.add_argument("--emotion-strength", type=float, metavar="X", help="0 to 1; default: 0.7")
+    group.add_argument("--view", choices=VIEWS, help="photo: the whole photo with the face in it; default: crop")
+    group.add_argument(
+        "--background", metavar="NAME", help="original (default), blurred, plain, green, or a colour as #00b140"
+    )
 
 
 def chosen(options: argparse.Namespace) -> Controls:

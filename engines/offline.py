@@ -12,6 +12,7 @@ from engines.controls import DEFAULT, Controls
 from engines.media import Speech, video_file
 from engines.pipeline import Talker
 from engines.published.cropping import PasteBack
+from engines.renderer import Staged
 from engines.types import FRAME_SIZE, SPEECH_SAMPLES, ByteArray, FloatArray, Identity, MotionTick
 
 BATCH = 4  # frames rendered and written together
@@ -61,17 +62,23 @@ def render_file(
     out: Path,
     *,
     paste: PasteBack | None = None,
+    staged: Staged | None = None,
     on_progress: Callable[[int], None] = lambda done: None,
 ) -> int:
     """Write the talking portrait to `out` (MP4, H.264 + AAC); returns the number of frames.
 
     `rows`: motion (70,) of every frame, such as `motions` gives; what exceeds the speech is left out. `paste`: the
-    photo that the frames are put back into. `on_progress` is called with the number of frames written so far.
+    photo that the frames are put back into. `staged`: the face as it is to be shown, default: the crop. `on_progress`
+    is called with the number of frames written so far.
     """
     size = (FRAME_SIZE, FRAME_SIZE) if paste is None else (paste.photo.shape[1], paste.photo.shape[0])
+    if staged is not None:
+        size = staged.size
+    rows = islice(rows, speech.frames)
+    pictures = frames(talker, identity, rows) if staged is None else (staged(row)[None] for row in rows)
     done = 0
     with video_file(out, speech.playback, size) as sink:
-        for batch in frames(talker, identity, islice(rows, speech.frames)):
+        for batch in pictures:
             sink.write(batch if paste is None else np.stack([paste(frame) for frame in batch]))
             done += len(batch)
             on_progress(done)

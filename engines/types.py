@@ -83,18 +83,35 @@ class MotionTick:
 
 
 @dataclass(frozen=True, slots=True)
+class Scene:
+    """`photo` u8 (H, W, 3) RGB, even sides. `person` u8 (H, W): 255 where a pixel is the person's.
+
+    The crop is the square of `side` pixels at (`left`, `top`), which may reach beyond the photo; `matte` u8 (512, 512)
+    is the person in it.
+    """
+
+    photo: ByteArray
+    person: ByteArray
+    left: int
+    top: int
+    side: int
+    matte: ByteArray
+
+
+@dataclass(frozen=True, slots=True)
 class Portrait:
     """A photo that passed every check, cut to the square the renderer works in.
 
     `crop` u8 (512, 512, 3) RGB. `mesh` f32 (478, 3): face-mesh landmarks in crop pixels, x right,
     y down, z in the same unit and negative towards the camera. `to_photo` f32 (2, 3): affine map
-    from crop pixels to pixels of the upright photo. `report`: what the checks measured.
+    from crop pixels to pixels of the upright photo. `report`: what the checks measured. `scene`: the rest of the photo.
     """
 
     crop: ByteArray
     mesh: FloatArray
     to_photo: FloatArray
     digest: str
+    scene: Scene
     report: Mapping[str, float] = field(default_factory=dict)
 
 

@@ -20,6 +20,7 @@ from typing import Any
 
 from engines.controls import DEFAULT, Controls
 from engines.pipeline import Talk, Talker
+from engines.renderer import Staged
 from engines.types import ByteArray, FloatArray, Identity, KDTalkerError, MotionTick
 from server.metrics import Metrics
 
@@ -52,6 +53,8 @@ class Lease:
         self._batcher = batcher
         self._identity = identity
         self._talk: Talk | None = None
+        self._staged: Staged | None = None  # of `_look`; made and used by the lease's jobs, which run one at a time
+        self._look = ("", "")
         self.jobs: deque[_Job] = deque()  # the first one is in the heap or running
         self.released = False
 
@@ -69,17 +72,24 @@ class Lease:
         ready: list[MotionTick] = await self._batcher.run(self, "listen", deadline, work)
         return ready
 
-    async def render(self, motion: FloatArray, deadline: float) -> ByteArray:
-        """Motion f32 (70,) -> u8 (512, 512, 3) RGB."""
-        work = partial(self._batcher.talker.render, [self._identity], motion[None])
-        frames: ByteArray = await self._batcher.run(self, "render", deadline, work)
-        frame: ByteArray = frames[0]
-        return frame
+    async def render(self, motion: FloatArray, deadline: float, controls: Controls = DEFAULT) -> ByteArray:
+        """Motion f32 (70,) -> u8 (height, width, 3) RGB, in the view and before the background that `controls` ask for.
+
+        512 x 512 where that is the crop; sides are even.
+        """
+        picture: ByteArray = await self._batcher.run(self, "render", deadline, partial(self._show, motion, controls))
+        return picture
+
+    def _show(self, motion: FloatArray, controls: Controls) -> ByteArray:
+        look = controls.view, controls.background
+        if self._staged is None or look != self._look:
+            self._staged, self._look = self._batcher.talker.renderer.staged(self._identity, *look), look
+        return self._staged(motion)
 
     def release(self) -> None:
         """Give up: jobs that wait are forgotten, the result of one that runs is dropped."""
         self._batcher.release(self)
-        self._talk = None
+        self._talk = self._staged = None
 
 
 class Batcher:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 from contextlib import ExitStack
+from dataclasses import asdict
 from typing import Any
 
 from fastapi import APIRouter, WebSocket, WebSocketDisconnect
@@ -57,7 +58,7 @@ class _Channel:
 
     async def run(self) -> None:
         offer = self._session.offer
-        about = {"controls": self._session.controls.as_dict(), "emotions": offer.emotions, "gazes": offer.gazes}
+        about = {"controls": self._session.controls.as_dict(), **asdict(offer)}
         events: Events = asyncio.Queue()
         ending = asyncio.create_task(self._session.closed(), name=f"{self._session.id} control end")
         ending.add_done_callback(lambda _: events.put_nowait(None))

@@ -358,7 +358,7 @@ class Session:
                     self.metrics.dropped("late_before_rendering")
                     continue
                 try:
-                    picture = await self._lease.render(motion.motion, clock.showing(motion.tick))
+                    picture = await self._lease.render(motion.motion, clock.showing(motion.tick), self.controls)
                     failing.discard("pictures")
                 except Exception:
                     if "pictures" not in failing:

@@ -110,6 +110,8 @@ class Settings(BaseSettings):
     gaze: str = DEFAULT.gaze
     emotion: str = DEFAULT.emotion
     emotion_strength: float = DEFAULT.emotion_strength
+    view: str = DEFAULT.view
+    background: str = DEFAULT.background
     """What calls begin with; each of them can be changed in a call."""
 
     ice_servers: tuple[IceServer, ...] = ()

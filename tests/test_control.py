@@ -18,7 +18,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from benchmarks.peer import Peer
-from engines.controls import DEFAULT, EMOTIONS, GAZES
+from engines.controls import BACKGROUNDS, DEFAULT, EMOTIONS, GAZES, VIEWS
 from engines.portrait.landmarks import FaceLandmarker
 from tests.conftest import LiveServer, free_port, start_server, stop_server
 
@@ -79,6 +79,8 @@ async def test_a_channel_says_what_there_is_and_answers_with_what_holds(server: 
         assert event["controls"] == DEFAULT.as_dict()
         assert event["emotions"] == list(EMOTIONS)
         assert event["gazes"] == list(GAZES)
+        assert event["views"] == list(VIEWS)
+        assert event["backgrounds"] == list(BACKGROUNDS)
         changed = await control.ask({"type": "pose", "pose_scale": 0.5, "emotion": "sad"})
         assert changed == {"type": "pose", **DEFAULT.changed(pose_scale=0.5, emotion="sad").as_dict()}
         assert (await peer.stats())["controls"]["emotion"] == "sad"
@@ -103,9 +105,28 @@ async def test_a_control_changes_what_is_seen(server: LiveServer) -> None:
     assert held.std(0).max() < 0.6 * nose.std(0).max()  # what remains is the landmarks' own noise
 
 
+async def test_view_and_background_change_in_the_call(server: LiveServer) -> None:
+    async with Peer(server.url, query="?avatar=astronaut") as peer, channel(peer) as (control, _):
+        await seen(peer, 5)
+        await control.ask({"type": "pose", "background": "#0000ff"})
+        await seen(peer, 40)
+        _, picture = (await seen(peer, 1))[-1]
+        assert picture.shape == (512, 512, 3)
+        red, _, blue = picture[10:40, 10:40].reshape(-1, 3).mean(0)
+        assert blue > 200 > 60 > red
+        assert picture[256, 256, 0] > 90, "the face is before it"
+        await control.ask({"type": "pose", "view": "photo", "background": "original"})
+        await seen(peer, 40)
+        _, picture = (await seen(peer, 1))[-1]
+        assert max(picture.shape) in (512, 768), "the whole photo, no larger than the encoder is to make it"
+        assert np.ptp(picture[10:100, 10:100].astype(int)) > 60, "its flag"
+
+
 @pytest.mark.parametrize(
     ("message", "words"),
     [
+        ({"type": "pose", "view": "side"}, "view must be one of crop, photo, not 'side'"),
+        ({"type": "pose", "background": "#12345"}, "background must be one of original, blurred, plain, green"),
         ("no json", "no JSON"),
         ("[" * 4000, "no JSON"),
         ("[]", "JSON object"),

@@ -229,12 +229,31 @@ def test_the_manner_of_the_face_is_set_by_keyboard_alone(visitor: Visit) -> None
         "gaze": "fixed",
         "emotion": "happy",
         "emotion_strength": 0.7,
+        "view": "crop",
+        "background": "original",
     }
     assert page.get_by_role("slider", name="Head").get_attribute("aria-valuetext") == "200 %"
     page.get_by_role("button", name="Reset").click()
     visitor.until(lambda: controls(session)["gaze"] == "free")
     assert controls(session)["emotion"] == "neutral"
     assert page.get_by_role("slider", name="Expression").input_value() == "1"
+
+
+def test_the_whole_photo_and_another_background_are_shown(visitor: Visit) -> None:
+    page = visitor.open()
+    page.locator("input[name=face]:not(:checked)").first.check(force=True)
+    visitor.call()
+    page.get_by_role("radio", name="Green").check(force=True)
+    corner = """() => {
+      const canvas = new OffscreenCanvas(1, 1).getContext("2d");
+      canvas.drawImage(document.getElementById("video"), 4, 4, 8, 8, 0, 0, 1, 1);
+      return [...canvas.getImageData(0, 0, 1, 1).data];
+    }"""
+    visitor.until(lambda: (lambda colour: colour[1] > 130 > 100 > max(colour[0], colour[2]))(page.evaluate(corner)))
+    page.get_by_role("radio", name="The whole photo").check(force=True)
+    visitor.until(lambda: controls(visitor.sessions[0])["view"] == "photo")
+    shown = page.evaluate(SHOWN)
+    visitor.until(f"{SHOWN} >= {shown + 10}")
 
 
 def test_the_manner_is_kept_from_call_to_call(visitor: Visit) -> None:

@@ -40,11 +40,12 @@ export class Manner {
     });
   }
 
-  #heard({ type, controls, emotions, gazes, detail = "" }) {
+  #heard({ type, controls, emotions, gazes, views, backgrounds, detail = "" }) {
+    if (!["state", "pose", "error"].includes(type)) return;
     this.#tell(detail);
     if (type !== "state" || !controls) return;
     for (const input of this.#inputs) {
-      if (input.type !== "range") input.disabled = ![...emotions, ...gazes].includes(input.value);
+      if (input.type !== "range") input.disabled = ![...emotions, ...gazes, ...views, ...backgrounds].includes(input.value);
       if (!this.#moved.has(input.name)) put(input, controls[input.name]);
     }
     this.#send();

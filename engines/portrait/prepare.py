@@ -15,6 +15,7 @@ import numpy as np
 from engines.portrait import checks
 from engines.portrait.landmarks import FaceBox, FaceLandmarker, distinct
 from engines.portrait.photo import Photo, read_photo
+from engines.portrait.scene import scene_of
 from engines.types import FRAME_SIZE, ByteArray, FloatArray, Portrait
 
 VERSION = 1  # of everything below; part of the digest, so that what was cached before is made anew
@@ -88,7 +89,8 @@ def _prepare(photo: bytes, picture: Photo, landmarker: FaceLandmarker) -> Portra
     pixel = side / FRAME_SIZE * picture.scale
     corner = np.array([left, top]) * picture.scale + 0.5 * pixel - 0.5
     to_photo = np.array([[pixel, 0.0, corner[0]], [0.0, pixel, corner[1]]], np.float32)
-    return Portrait(crop, mesh, to_photo, digest_of(photo), report)
+    scene = scene_of(landmarker, pixels, crop, left, top, side)
+    return Portrait(crop, mesh, to_photo, digest_of(photo), scene, report)
 
 
 def face_height(mesh: FloatArray) -> float:

@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 
 from engines import motion
+from engines.controls import CROP, ORIGINAL, ControlError
 from engines.pipeline import Talker
 from engines.placing import PublishedPlacing, as_predicted
 from engines.portrait import checks
@@ -20,6 +21,7 @@ from engines.portrait.prepare import digest_of, face_height, faces
 from engines.profile import KDTALKER
 from engines.published import cropping
 from engines.published.networks import STEPS, PublishedNetworks
+from engines.renderer import Plain, Staged
 from engines.runtime.base import IDENTITIES
 from engines.sampler import Sampler
 from engines.types import FRAME_SIZE, MOTION_WIDTH, ByteArray, FloatArray, Identity, Portrait
@@ -117,6 +119,12 @@ class PublishedRenderer:
                 rows = np.array([self._row(identity) for identity in identities[part]])
                 self._networks.renderer.run({"frames": frames[part]}, keypoints=driving, rows=rows)
         return frames
+
+    def staged(self, identity: Identity, view: str, background: str) -> Staged:
+        """The crop as it is: what is behind the person is part of the appearance that the network draws."""
+        if (view, background) != (CROP, ORIGINAL):
+            raise ControlError("This profile shows the crop with its own background only.")
+        return Plain(self, identity)
 
     def _driving(self, identities: Sequence[Identity], motions: FloatArray) -> FloatArray:
         """Keypoints (N, 21, 3) of N motions."""

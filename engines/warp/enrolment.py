@@ -19,9 +19,10 @@ from engines.warp.lip_line import LipLine
 from engines.warp.lips import LipModel, closed_rest, gaps_of
 from engines.warp.mouth import MouthTables, mouth_tables
 from engines.warp.mouth_interior import Interior, interior_tables
+from engines.warp.stage import scene_tables
 from engines.warp.warp_field import Lattice, supersample
 
-VERSION = 6  # of the tables; identities cached by another version are enrolled anew
+VERSION = 7  # of the tables; identities cached by another version are enrolled anew
 STEP = 4  # pixels between the nodes of the whole picture
 PICTURE = Lattice(0, 0, FRAME_SIZE // STEP, FRAME_SIZE // STEP, STEP)
 
@@ -52,6 +53,7 @@ def enrol(face: FaceModel, profile: str, portrait: Portrait) -> Identity:
         "interior": interior_tables(mesh, line, canonical, face, photo, source),
         "eyelids": eyelid_tables(mesh, face, photo),
     }
+    tables |= scene_tables(portrait.scene)
     for part, record in parts.items():
         tables |= {f"{part}.{field.name}": getattr(record, field.name) for field in fields(record)}
     return Identity(profile, portrait.digest, face.canonical_keypoints(canonical), source, portrait.crop, tables)

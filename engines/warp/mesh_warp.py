@@ -8,18 +8,22 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
 
 from engines import motion
+from engines.controls import CROP, ORIGINAL
 from engines.face_mesh import FaceModel
+from engines.renderer import Plain, Staged
 from engines.types import FRAME_SIZE, MOTION_WIDTH, ByteArray, FloatArray, Identity, Portrait
 from engines.warp.enrolment import PICTURE, STEP, enrol, eyelids_of, interior_of, mouth_of, rest_gaps
 from engines.warp.eyelids import blinked
 from engines.warp.head_field import coefficients
 from engines.warp.lips import LipModel
 from engines.warp.mouth import draw_mouth
+from engines.warp.stage import Stage, stage_of
 from engines.warp.warp_field import SUPERSAMPLING, identity_map, invert, pixel_map
 
 ITERATIONS = 6
@@ -67,12 +71,28 @@ class MeshWarp:
             self._render_one(identity, _drawable(motions[row], identity.source), out[row])
         return out
 
-    def _render_one(self, identity: Identity, frame: FloatArray, out: ByteArray) -> None:
+    def staged(self, identity: Identity, view: str, background: str) -> Staged:
+        """Prepare this view of a face; see `engines.warp.stage`."""
+        if (view, background) == (CROP, ORIGINAL):
+            return Plain(self, identity)
+        return _Staged(self, identity, stage_of(identity.tables, identity.crop, view, background))
+
+    def render_on(self, stage: Stage, identity: Identity, frame: FloatArray) -> ByteArray:
+        """Motion (70,) of a face -> u8 (height, width, 3) RGB, as the stage shows it."""
+        out = np.empty((FRAME_SIZE, FRAME_SIZE, 3), np.uint8)
+        frame = _drawable(np.asarray(frame, np.float32), identity.source)
+        return stage.dressed(out, self._render_one(identity, frame, out, stage))
+
+    def _render_one(
+        self, identity: Identity, frame: FloatArray, out: ByteArray, stage: Stage | None = None
+    ) -> ByteArray | None:
+        """Fill `out`; returns the stage's matte, warped as the photo is."""
         tables = identity.tables
         expression = self._lips.uncrossed(motion.expression(frame), rest_gaps(tables))
         frame[motion.EXPRESSION] = expression.reshape(-1)
         flow = coefficients(identity.source, frame)
-        photo = blinked(eyelids_of(tables), expression, tables["photo"], self._photo_scratch())
+        still = tables["photo"] if stage is None else stage.photo
+        photo = blinked(eyelids_of(tables), expression, still, self._photo_scratch())
 
         forward = np.ascontiguousarray((flow.T @ tables["rows"]).T).reshape(PICTURE.rows, PICTURE.columns, 2)
         forward /= STEP
@@ -80,6 +100,10 @@ class MeshWarp:
         first, second = pixel_map(backward, self._pixels, STEP)
         cv2.remap(photo, first, second, cv2.INTER_LINEAR, dst=out, borderMode=cv2.BORDER_REPLICATE)
         draw_mouth(mouth_of(tables), interior_of(tables), flow, frame, out)
+        if stage is None or stage.matte is None:
+            return None
+        matte = cv2.remap(stage.matte, first, second, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        return np.asarray(matte, np.uint8)
 
     def _photo_scratch(self) -> ByteArray:
         """A buffer for a supersampled photo, one per thread."""
@@ -88,6 +112,20 @@ class MeshWarp:
             self._scratch.photo = np.empty((side, side, 3), np.uint8)
         buffer: ByteArray = self._scratch.photo
         return buffer
+
+
+@dataclass(frozen=True, slots=True)
+class _Staged:
+    renderer: MeshWarp
+    identity: Identity
+    stage: Stage
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return self.stage.size
+
+    def __call__(self, frame: FloatArray) -> ByteArray:
+        return self.renderer.render_on(self.stage, self.identity, frame)
 
 
 def _drawable(frame: FloatArray, source: FloatArray) -> FloatArray:
