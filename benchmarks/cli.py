@@ -13,6 +13,7 @@ QUESTIONS = {
     "report": ("benchmarks.report:report", "runs of `live` as a page with plots and a table"),
     "encoders": ("benchmarks.encoders:encoders", "VP8 and the presets of H.264: what a picture costs"),
     "growth": ("benchmarks.growth:growth", "cost by batch, denoising steps and calls; share of the machine's peak"),
+    "views": ("benchmarks.views:views", "the whole photo, other backgrounds, a recording: what a picture costs"),
     "compute": ("benchmarks.compute:compute", "milliseconds of every network file"),
     "quality": ("benchmarks.quality:quality", "lips, seams and compute of streamed motion by hop, context and steps"),
 }
