@@ -204,6 +204,13 @@ def udp_ports(process: int) -> list[int]:
     return ports
 
 
+class Unbundled(Peer):
+    """A peer that gives sound and pictures a transport each."""
+
+    async def offer(self) -> str:
+        return re.sub(r"a=group:BUNDLE.*\r\n", "", await super().offer())
+
+
 async def test_a_range_of_ports_holds_the_calls_it_was_sized_for(tmp_path: Path) -> None:
     own_address()
     addresses = len(get_host_addresses(use_ipv4=True, use_ipv6=True))
@@ -223,6 +230,11 @@ async def test_a_range_of_ports_holds_the_calls_it_was_sized_for(tmp_path: Path)
             assert refused.value.answer.headers["retry-after"] == "4"
             await peer.pictures(5, within=30)  # who was there before does not notice
         assert own.metric("kdtalker_sessions") == 0
+        assert udp_ports(own.process.pid) == []
+        with pytest.raises(RefusedError) as refused:
+            async with Unbundled(own.url):
+                pass
+        assert refused.value.answer.status_code == 503, "two transports take two ports"
         assert udp_ports(own.process.pid) == []
         async with Peer(own.url) as peer:
             await peer.pictures(1, within=60)
