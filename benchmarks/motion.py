@@ -10,20 +10,22 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from engines.audio import mel_windows
 from engines.face_mesh import FaceModel, face_model
 from engines.networks.ddim import PREFIX, Ddim
-from engines.profile import WindowPlan
+from engines.profile import EMBEDDED, WindowPlan
 from engines.runtime.base import Array, Engine, TensorSpec, example_inputs
 from engines.sampler import Sampler
 from engines.types import FPS, FloatArray
+from training.bench import as_in_calls, understood
 from training.corpus import Item, items_of, measuring_matrix
-from training.generate import Encode, features_of, silent_feature, stream
-from training.metrics import FIGURES, score_rows
+from training.generate import Encode, silent_feature, stream
+from training.metrics import FIGURES, border_ratio, score_rows, sizes
 from training.shapes import shapes_of
 from training.tracks import data_folder, read_clips
 
 SEEDS = (11, 23, 37)  # of the noise
-SHORTEST, LONGEST, MOST = 100, 250, 8  # frames and number of the training clips that are looked at
+LONGEST = 250  # frames of a clip that are looked at: a long one would count for more than the others
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,25 +43,29 @@ class Quality:
 
 
 class Clips:
-    """Natural clips for choosing: those of the validation split and the first that training saw ("held in")."""
+    """Natural clips for choosing, heard as in a call: those of the validation split and of training ("held in")."""
 
     def __init__(self, encode: Encode) -> None:
         self.face: FaceModel = face_model()
         self.measures = measuring_matrix(self.face)
         clips = [clip for clip in read_clips(data_folder(), ("clips",)) if clip.split in ("train", "val")]
         items = items_of(shapes_of(clips, self.face.template))
-        seen = [item for item in items if item.clip.split == "train" and SHORTEST < len(item.motion) <= LONGEST]
-        self.groups = {"held in": seen[:MOST], "val": [item for item in items if item.clip.split == "val"]}
+        self.groups = {
+            name: [item for item in items if item.clip.split == split]
+            for name, split in (("held in", "train"), ("val", "val"))
+        }
         self.items: list[Item] = [item for group in self.groups.values() for item in group]
-        self.features = features_of(self.items, encode)
+        windows = [mel_windows(item.mel.T, EMBEDDED.mel, min(LONGEST, len(item.motion))) for item in self.items]
+        self.heard = understood(windows, encode, as_in_calls())
         self.silence = silent_feature(encode)
 
     def measure(self, sampler: Sampler, seeds: Sequence[int] = SEEDS) -> Quality:
         canonical = [item.canonical for item in self.items]
-        truth = [item.motion @ self.measures for item in self.items]
+        truth = [item.motion[:LONGEST] @ self.measures for item in self.items]
+        features, *beside = self.heard
         scores, runs = [], []
         for seed in seeds:
-            made = stream(sampler, self.face, self.features, canonical, self.silence, seed)
+            made = stream(sampler, self.face, features, canonical, self.silence, seed, *beside)
             curves = [motion @ self.measures for motion in made]
             scores.append(score_rows(curves, truth))
             runs += curves
@@ -71,23 +77,9 @@ class Clips:
         return Quality(
             border_ratio(runs, sampler.plan.new, 1),
             border_ratio(runs, sampler.plan.new, 2),
-            round(float(np.median(_sizes(runs, 2)) / np.median(_sizes(truth, 2))), 3),
+            round(float(np.median(sizes(runs, 2)) / np.median(sizes(truth, 2))), 3),
             lips,
         )
-
-
-def _sizes(curves: Sequence[FloatArray], order: int) -> FloatArray:
-    """Lengths of the differences of `order` between frames, all curves (T, 3) one after another."""
-    return np.concatenate([np.linalg.norm(np.diff(curve, order, axis=0), axis=1) for curve in curves])
-
-
-def border_ratio(curves: Sequence[FloatArray], hop: int, order: int) -> float | None:
-    """Median difference of `order` at hop borders over the median elsewhere; None where there is no elsewhere."""
-    if hop == 1:
-        return None
-    border = np.concatenate([np.arange(1, len(curve) - order + 1) % hop == 0 for curve in curves])
-    sizes = _sizes(curves, order)
-    return round(float(np.median(sizes[border]) / np.median(sizes[~border])), 3)
 
 
 def milliseconds(engine: Engine, frames: int, runs: int = 200) -> float:

@@ -150,7 +150,8 @@ def face_model(folder: Path | None = None) -> FaceModel:
             )
             tables = {name: archive[name] for name in ("mixing", "reading", "placing", "template", "mouth")}
     except (OSError, KeyError, ValueError) as error:
-        raise WeightsError(f"The keypoint tables {resource} cannot be read ({error}); reinstall them.") from error
+        cure = "reinstall the package" if folder is None else "name a folder that `kdtalker train --videos` wrote"
+        raise WeightsError(f"The keypoint tables {resource} cannot be read ({error}); {cure}.") from error
     if folder is not None and any(not np.array_equal(tables[name], getattr(face_model(), name)) for name in tables):
         raise WeightsError(f"{resource} holds other keypoints than this version's; train again.")
     return FaceModel(normalisation=normalisation, **tables)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -20,7 +21,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from benchmarks.peer import Peer
 from engines.controls import BACKGROUNDS, DEFAULT, EMOTIONS, GAZES, VIEWS
 from engines.portrait.landmarks import FaceLandmarker
-from tests.conftest import LiveServer, free_port, start_server, stop_server
+from tests.conftest import REPOSITORY, LiveServer, free_port, start_server, stop_server
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -203,7 +204,11 @@ async def test_channels_leave_nothing_behind(server: LiveServer) -> None:
 
 
 async def test_calls_begin_with_what_the_settings_say(tmp_path: Path) -> None:
-    own = start_server(tmp_path, pose_scale=0.4, gaze="fixed", emotion="happy")
+    trained = tmp_path / "trained"  # what `kdtalker train --videos` writes
+    trained.mkdir()
+    for name in ("keypoints.npz", "life.npz", "audio_encoder.onnx", "step.onnx"):
+        shutil.copy(REPOSITORY / "engines" / "weights" / "embedded" / name, trained)
+    own = start_server(tmp_path, weights=trained, pose_scale=0.4, gaze="fixed", emotion="happy")
     try:
         async with Peer(own.url) as peer, channel(peer) as (_, event):
             assert event["controls"] == DEFAULT.changed(pose_scale=0.4, gaze="fixed", emotion="happy").as_dict()
@@ -211,11 +216,18 @@ async def test_calls_begin_with_what_the_settings_say(tmp_path: Path) -> None:
         stop_server(own)
 
 
-def test_settings_that_cannot_be_are_named() -> None:
-    command = [sys.executable, "-m", "kdtalker", "serve", "--port", str(free_port()), "--pose-scale", "7"]
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        (("--pose-scale", "7"), "pose_scale must be a number from 0 to 2, not 7"),
+        (("--weights", "nowhere"), "nowhere/keypoints.npz cannot be read"),
+    ],
+)
+def test_settings_that_cannot_be_are_named(setting: tuple[str, str], words: str) -> None:
+    command = [sys.executable, "-m", "kdtalker", "serve", "--port", str(free_port()), *setting]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 1
-    assert "pose_scale must be a number from 0 to 2, not 7" in done.stderr
+    assert words in done.stderr
     assert "Traceback" not in done.stderr
 
 

@@ -10,7 +10,7 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("soundfile")
 
-from benchmarks.motion import ImpliedNoise, border_ratio, milliseconds, per_second  # noqa: E402
+from benchmarks.motion import ImpliedNoise, milliseconds, per_second  # noqa: E402
 from benchmarks.quality import quality  # noqa: E402
 from engines.networks.ddim import Ddim, DdimConfig  # noqa: E402
 from engines.networks.denoiser import Denoiser, DenoiserConfig  # noqa: E402
@@ -20,6 +20,7 @@ from engines.runtime.opening import open_engine  # noqa: E402
 from engines.types import KDTalkerError  # noqa: E402
 from export.graphs import window_graph  # noqa: E402
 from export.onnx_file import write  # noqa: E402
+from training.metrics import border_ratio  # noqa: E402
 
 SMALL = DenoiserConfig(width=32, layers=1, heads=2, time_width=16, audio_width=8, rotary=4, time_per_token=True)
 LOOP = DdimConfig(steps=2, schedule="cosine", prediction="v", spacing="trailing", context_time=500, guided=True)

@@ -25,6 +25,11 @@ from training.generate import Encode, TorchWindow, silent_feature, stream, torch
 from training.train import load_model
 
 
+def as_in_calls() -> Understanding:
+    """With the shipped networks."""
+    return Understanding(voice_model(), contact_model())
+
+
 @dataclass(frozen=True, slots=True)
 class Bench:
     """Networks and what is needed to measure them."""
@@ -33,7 +38,7 @@ class Bench:
     encode: Encode
     face: FaceModel
     measures: FloatArray
-    understanding: Understanding = field(default_factory=lambda: Understanding(voice_model(), contact_model()))
+    understanding: Understanding = field(default_factory=as_in_calls)
 
     def generate(self, items: Sequence[Item], seed: int, shuffled: bool = False) -> list[FloatArray]:
         """Normalised motion (T, 70) of every clip; `shuffled`: each with the next clip's sound."""
@@ -52,12 +57,19 @@ class Bench:
         return np.asarray((motion - self.face.rest()) @ self.measures, np.float32)
 
     def _stream(self, windows: list[FloatArray], canonical: list[FloatArray], seed: int) -> list[FloatArray]:
-        """Motion for mel windows (T, 80, K) of every clip; as in a call, what is no speech counts as silence."""
+        """Motion for mel windows (T, 80, K) of every clip."""
         silence = silent_feature(self.encode)
-        start = self.understanding.begin()
-        heard = [self.understanding.advance(clip, self.encode(clip), silence, start)[0] for clip in windows]
-        features, spoken, lips = ([getattr(each, name) for each in heard] for name in ("features", "spoken", "lips"))
+        features, spoken, lips = understood(windows, self.encode, self.understanding)
         return stream(self.sampler, self.face, features, canonical, silence, seed, spoken, lips)
+
+
+def understood(
+    windows: Sequence[FloatArray], encode: Encode, understanding: Understanding
+) -> tuple[list[FloatArray], list[FloatArray], list[FloatArray]]:
+    """Mel windows (T, 80, K) of clips -> what `Understood` holds of each: features (T, A), spoken (T,), lips (T,)."""
+    silence, start = silent_feature(encode), understanding.begin()
+    heard = [understanding.advance(clip, encode(clip), silence, start)[0] for clip in windows]
+    return [one.features for one in heard], [one.spoken for one in heard], [one.lips for one in heard]
 
 
 def _other(windows: list[FloatArray], index: int) -> FloatArray:
@@ -65,9 +77,12 @@ def _other(windows: list[FloatArray], index: int) -> FloatArray:
     return np.resize(windows[(index + 1) % len(windows)], windows[index].shape)
 
 
-def open_bench(folder: Path) -> Bench:
-    """Bench around ``audio_encoder.onnx`` and ``step.onnx``, with the settings of the embedded profile."""
-    encoder, face = open_engine(folder / "audio_encoder.onnx"), face_model()
+def open_bench(folder: Path, face: FaceModel | None = None) -> Bench:
+    """Bench around ``audio_encoder.onnx`` and ``step.onnx``, with the settings of the embedded profile.
+
+    `face`: the tables the networks were trained with, default: the shipped ones.
+    """
+    encoder, face = open_engine(folder / "audio_encoder.onnx"), face or face_model()
     sampler = sampler_of(open_window(folder / "step.onnx"), face, EMBEDDED)
     return Bench(sampler, lambda windows: encoder.run(mel=windows)["feature"], face, measuring_matrix(face))
 

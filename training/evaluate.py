@@ -12,11 +12,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from engines.face_mesh import face_model
-from engines.profile import EMBEDDED, Parts
+from engines.profile import Parts
 from engines.runtime.opening import open_engine
 from engines.talkers import open_talker
 from engines.types import FloatArray, KDTalkerError
@@ -29,7 +28,7 @@ from training.corpus import Item, items_of
 from training.keypoints import explained
 from training.life_metrics import life_table
 from training.lips import SEEDS, lip_table, split_half
-from training.metrics import lip_curves
+from training.metrics import border_ratio, lip_curves
 from training.plots import plot_lips, plot_training
 from training.rendered import contact_sheet, rendered
 from training.robustness import robustness
@@ -124,7 +123,7 @@ class Subject:
         return robustness(self.runs, self.groups.held_out, arabic, self.voices, self.root)
 
     def seams(self) -> dict[str, Any]:
-        return seams(self.runs[0], self.groups.held_out)
+        return seams(self.runs, self.groups.held_out)
 
     def life(self) -> dict[str, Any]:
         natural = [*self.groups.train, *self.groups.lips["val"], *self.groups.held_out]
@@ -199,19 +198,8 @@ def _plots(bench: Bench, items: list[Item], folder: Path, checkpoint: Path) -> N
     plot_lips(curves, folder / "lips.png")
 
 
-def seams(bench: Bench, items: list[Item]) -> dict[str, float]:
+def seams(runs: Sequence[Bench], items: list[Item]) -> dict[str, float | None]:
     """Jump and second difference of the mouth at hop borders, as shares of those elsewhere."""
-    jumps: dict[bool, list[float]] = {True: [], False: []}
-    bends: dict[bool, list[float]] = {True: [], False: []}
-    for motion in bench.generate(items, SEEDS[0]):
-        curves = motion @ bench.measures
-        first = np.linalg.norm(np.diff(curves, axis=0), axis=1)
-        second = np.linalg.norm(np.diff(curves, 2, axis=0), axis=1)
-        for frame, value in enumerate(first, 1):
-            jumps[frame % EMBEDDED.window.new == 0].append(value)
-        for frame, value in enumerate(second, 1):
-            bends[frame % EMBEDDED.window.new == 0].append(value)
-    return {
-        "jump": round(float(np.median(jumps[True]) / np.median(jumps[False])), 3),
-        "second_difference": round(float(np.median(bends[True]) / np.median(bends[False])), 3),
-    }
+    curves = [motion @ bench.measures for bench in runs for seed in SEEDS for motion in bench.generate(items, seed)]
+    hop = runs[0].sampler.plan.new
+    return {"jump": border_ratio(curves, hop, 1), "second_difference": border_ratio(curves, hop, 2)}

@@ -1,7 +1,8 @@
-"""What is measured on lips: correlation, amplitude, velocity, against the tracked truth."""
+"""What is measured on lips: correlation, amplitude, velocity against the tracked truth, and seams."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -85,6 +86,23 @@ def interval(rows: FloatArray, draws: int = 1000) -> FloatArray:
     rng = np.random.default_rng(0)
     means = np.stack([rows[rng.integers(len(rows), size=len(rows))].mean(0) for _ in range(draws)])
     return np.asarray(np.quantile(means, [0.05, 0.95], axis=0), np.float32)
+
+
+def sizes(curves: Sequence[FloatArray], order: int) -> FloatArray:
+    """Lengths of the differences of `order` between frames, all curves (T, 3) one after another."""
+    return np.concatenate([np.linalg.norm(np.diff(curve, order, axis=0), axis=1) for curve in curves])
+
+
+def border_ratio(curves: Sequence[FloatArray], hop: int, order: int) -> float | None:
+    """Median difference of `order` at hop borders over the median elsewhere; None where there is no elsewhere.
+
+    The second difference at a border is centred on the first frame of a hop.
+    """
+    if hop == 1:
+        return None
+    border = np.concatenate([np.arange(1, len(curve) - order + 1) % hop == 0 for curve in curves])
+    found = sizes(curves, order)
+    return round(float(np.median(found[border]) / np.median(found[~border])), 3)
 
 
 def lag(ours: list[FloatArray], truth: list[FloatArray], reach: int = 5) -> int:

@@ -30,7 +30,7 @@ from engines.motion import EXPRESSION
 from engines.types import FPS, SPEECH_SAMPLES, KDTalkerError
 from training.baselines import fit_loudness, loudness
 from training.bench import open_bench
-from training.corpus import MEASURES, Item, items_of, measuring_matrix
+from training.corpus import MEASURES, Item, items_of
 from training.gathering import Film, gather
 from training.keypoints import WEIGHTS, motion_of, opening_gains
 from training.life import blink_moments, fit_life, save_life
@@ -133,7 +133,7 @@ def fit_own_life(items: list[Item], face: FaceModel, path: Path) -> str:
 
 def compare(items: list[Item], face: FaceModel, out: Path) -> dict[str, Any]:
     """Lips on the validation clips, generated as in a call: ours, the shipped model, loudness, foreign sound."""
-    ours = replace(open_bench(out), face=face, measures=measuring_matrix(face))
+    ours = open_bench(out, face)
     shipped = open_bench(WEIGHTS)
     val = [item for item in items if item.clip.split == "val"]
     truth = [ours.lips(item.motion) for item in val]
