@@ -82,6 +82,7 @@ def call(talker: Talker, sounds: Iterator[tuple[FloatArray, FloatArray]]) -> Flo
     return np.stack(rows)
 
 
+@pytest.mark.timeout(900)
 def test_an_hour_of_talk_does_not_drift(sentences: list[FloatArray]) -> None:
     """Two people take turns; sound, denoiser, life and limits, at the hop that computes least."""
     talker = open_talker(hop=LONGEST_HOP)
