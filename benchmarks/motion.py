@@ -64,10 +64,12 @@ class Clips:
         truth = [item.motion[:LONGEST] @ self.measures for item in self.items]
         features, *beside = self.heard
         scores, runs = [], []
-        for seed in seeds:
-            made = stream(sampler, self.face, features, canonical, self.silence, seed, *beside)
+        for number, seed in enumerate(seeds):
+            lead = number * sampler.plan.new // len(seeds)  # frames of silence, so that borders fall elsewhere
+            later = [_after(lead, self.silence, features), *(_after(lead, np.float32(0), each) for each in beside)]
+            made = stream(sampler, self.face, later[0], canonical, self.silence, seed, *later[1:])
             curves = [motion @ self.measures for motion in made]
-            scores.append(score_rows(curves, truth))
+            scores.append(score_rows([curve[lead:] for curve in curves], truth))
             runs += curves
         mean, lips, first = np.mean(scores, axis=0), {}, 0
         for name, group in self.groups.items():
@@ -80,6 +82,11 @@ class Clips:
             round(float(np.median(sizes(runs, 2)) / np.median(sizes(truth, 2))), 3),
             lips,
         )
+
+
+def _after(lead: int, silence: FloatArray | np.float32, rows: Sequence[FloatArray]) -> list[FloatArray]:
+    """Every one of `rows` (T, ...) after `lead` times `silence`."""
+    return [np.concatenate([np.repeat(np.asarray(silence)[None], lead, axis=0), row]) for row in rows]
 
 
 def milliseconds(engine: Engine, frames: int, runs: int = 200) -> float:

@@ -1,4 +1,4 @@
-"""Head, brows, eyes and nods: deterministic and alive. That they never drift is seen in test_streaming.py."""
+"""Head, brows, eyes and nods: deterministic, alive, never drifting."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import pytest
 from engines.audio import SILENCE
 from engines.face_mesh import face_model
 from engines.life import LifeModel, LifeState, Moves, Temper, life_model, loudness
-from engines.motion import PITCH, ROLL, YAW
+from engines.motion import PITCH, ROLL, YAW, onto_photo
+from engines.profile import EMBEDDED
 from engines.types import FPS, MOTION_WIDTH
 
 MINUTE = 60 * FPS
@@ -146,6 +147,22 @@ def test_a_nod_goes_down_and_comes_back(life: LifeModel) -> None:
     lifts = listening.brows - alone.brows
     assert lifts.max() > 0.005
     np.testing.assert_array_equal(listening.gaze, alone.gaze)
+
+
+def test_an_hour_of_talk_does_not_drift(life: LifeModel) -> None:
+    """Two people take turns every twenty seconds; what is measured is what the renderer would get."""
+    ticks = 60 * MINUTE
+    mine = np.arange(ticks) // (20 * FPS) % 2 == 0
+    sound = syllables(ticks)
+    moves, _ = life.advance(life.begin(1), sound * mine, sound * ~mine)
+    rest = np.repeat(PHOTO[None], ticks, axis=0)
+    angles = onto_photo(PHOTO, life.apply(rest, moves), EMBEDDED.limits)[:, ANGLES]
+    first, last = angles[: 10 * MINUTE], angles[-10 * MINUTE :]
+    assert (np.abs(angles.mean(0)) < 2).all()
+    assert (np.abs(last.mean(0)) < 2).all()
+    spread = last.std(0) / first.std(0)
+    assert ((spread > 0.75) & (spread < 1.33)).all(), spread
+    assert moves.brows[-10 * MINUTE :].std() < 1.33 * moves.brows[: 10 * MINUTE].std()
 
 
 def test_life_moves_head_brows_and_eyes_and_nothing_else(life: LifeModel) -> None:
