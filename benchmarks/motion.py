@@ -25,7 +25,7 @@ from training.shapes import shapes_of
 from training.tracks import data_folder, read_clips
 
 SEEDS = (11, 23, 37)  # of the noise
-LONGEST = 250  # frames of a clip that are looked at: a long one would count for more than the others
+SHORTEST, LONGEST, MOST = 100, 250, 8  # frames and number of the training clips that are looked at
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,25 +43,25 @@ class Quality:
 
 
 class Clips:
-    """Natural clips for choosing, heard as in a call: those of the validation split and of training ("held in")."""
+    """Natural clips for choosing, heard as in a call: those of the validation split and the first that training saw
+    ("held in").
+    """
 
     def __init__(self, encode: Encode) -> None:
         self.face: FaceModel = face_model()
         self.measures = measuring_matrix(self.face)
         clips = [clip for clip in read_clips(data_folder(), ("clips",)) if clip.split in ("train", "val")]
         items = items_of(shapes_of(clips, self.face.template))
-        self.groups = {
-            name: [item for item in items if item.clip.split == split]
-            for name, split in (("held in", "train"), ("val", "val"))
-        }
+        seen = [item for item in items if item.clip.split == "train" and SHORTEST < len(item.motion) <= LONGEST]
+        self.groups = {"held in": seen[:MOST], "val": [item for item in items if item.clip.split == "val"]}
         self.items: list[Item] = [item for group in self.groups.values() for item in group]
-        windows = [mel_windows(item.mel.T, EMBEDDED.mel, min(LONGEST, len(item.motion))) for item in self.items]
+        windows = [mel_windows(item.mel.T, EMBEDDED.mel, len(item.motion)) for item in self.items]
         self.heard = understood(windows, encode, as_in_calls())
         self.silence = silent_feature(encode)
 
     def measure(self, sampler: Sampler, seeds: Sequence[int] = SEEDS) -> Quality:
         canonical = [item.canonical for item in self.items]
-        truth = [item.motion[:LONGEST] @ self.measures for item in self.items]
+        truth = [item.motion @ self.measures for item in self.items]
         features, *beside = self.heard
         scores, runs = [], []
         for number, seed in enumerate(seeds):
