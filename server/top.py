@@ -18,6 +18,7 @@ from rich.text import Text
 
 from engines.cache import cache_folder
 from engines.types import KDTalkerError
+from server.load import STEPS
 from server.settings import Settings
 
 PATIENCE = 5.0
@@ -113,7 +114,10 @@ def table(listed: dict[str, Any]) -> Group:
             str(line.get("lost", "")),
             ", ".join(f"{cause} {count}" for cause, count in call["drops"].items()),
         )
-    return Group(Text(f"{len(calls)} of {listed['capacity']} calls", style="bold"), shown)
+    heading = Text(f"{len(calls)} of {listed['capacity']} calls", style="bold")
+    if calls and calls[0]["effort"] != STEPS[0].name:
+        heading.append(f", falling behind: {calls[0]['effort']}", style="yellow")
+    return Group(heading, shown)
 
 
 def _of(percentiles: dict[str, float] | None, which: str) -> str:

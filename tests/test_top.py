@@ -72,11 +72,11 @@ def test_the_table_is_for_people() -> None:
     metrics.released("audio", 0.001)
     metrics.released("video", 0.031 + AHEAD)
     call = {"label": "abc", "state": "reconnecting", "avatar": "own photo", "microphone": None, **metrics.snapshot()}
-    call |= {"seconds": 3725, "drops": {"late": 3}}
+    call |= {"seconds": 3725, "drops": {"late": 3}, "effort": "384 pixels"}
     console = Console(width=160, record=True)
     console.print(table({"capacity": 4, "calls": [call]}))
     text = console.export_text()
-    for part in ("1 of 4 calls", "reconnecting", "own photo", "1:02:05", "30", "late 3"):
+    for part in ("1 of 4 calls", "reconnecting", "own photo", "1:02:05", "30", "late 3", "falling behind: 384 pixels"):
         assert part in text
 
 
@@ -103,6 +103,7 @@ def test_the_dashboard_reads_figures_that_there_are(server: LiveServer) -> None:
     expressions = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
     read = {name for text in expressions for name in re.findall(r"\b(?:kdtalker|process)_\w+", text)}
     assert {re.sub(r"_(bucket|count|sum)$", "", name) for name in read} <= there
-    for figure in ("sessions", "capacity", "stage", "lateness", "frame_interval", "added_latency", "skew", "dropped"):
+    watched = ("sessions", "capacity", "stage", "lateness", "frame_interval", "added_latency", "skew", "dropped")
+    for figure in (*watched, "effort"):
         assert any(name.startswith(f"kdtalker_{figure}") for name in read), figure
     assert len({panel["id"] for panel in dashboard["panels"]}) == len(dashboard["panels"])

@@ -2,6 +2,13 @@
 
 const PAUSE = 80; // ms between messages while a slider is being moved
 const AGAIN = 1000; // ms until a channel that broke is opened once more
+// Label, the server's name, from, to, and where it stands before a call says.
+const SLIDES = [
+  ["Head", "pose_scale", 0, 2, 1],
+  ["Expression", "expression_scale", 0, 1.5, 1],
+  ["Mouth", "mouth_scale", 0.5, 1.5, 1],
+  ["Mood", "emotion_strength", 0, 1, 0.7],
+];
 
 /** The controls inside `fieldset` are inputs whose `name` is the server's; a checkbox is on with its `value`. */
 export class Manner {
@@ -14,6 +21,7 @@ export class Manner {
   #timer = 0;
 
   constructor(fieldset, note) {
+    fieldset.querySelector("#slides").append(...SLIDES.map(slide));
     this.#inputs = [...fieldset.querySelectorAll("input")];
     this.#note = note;
     fieldset.addEventListener("input", ({ target }) => this.#set(target));
@@ -94,6 +102,15 @@ function put(input, value) {
   if (input.type === "range") input.value = value;
   else input.checked = input.value === value;
   show(input);
+}
+
+/** A labelled slider out of the page's template. */
+function slide([label, name, min, max, value]) {
+  const made = document.getElementById("slide").content.cloneNode(true);
+  made.querySelector("span").textContent = label;
+  const input = made.querySelector("input");
+  for (const [key, given] of Object.entries({ name, min, max, value })) input.setAttribute(key, given);
+  return made;
 }
 
 /** A slider's number, for eyes and for screen readers. */
