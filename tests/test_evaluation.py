@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from tests.test_training import RECIPE, talking_items  # noqa: E402
 from training import noises, phonemes, sounds  # noqa: E402
 from training.bench import checkpoint_bench, open_bench  # noqa: E402
 from training.bilabials import Closures, met_closures, separating_threshold  # noqa: E402
+from training.card import results  # noqa: E402
 from training.closing import closing  # noqa: E402
 from training.corpus import measuring_matrix  # noqa: E402
 from training.evaluate import AVATAR, check_exported  # noqa: E402
@@ -130,6 +132,17 @@ def test_changed_speech_keeps_its_length_and_its_time() -> None:
         assert abs(int(np.argmax(agreement)) - 5) <= 2  # 40 ms
     high = np.sin(2 * np.pi * 6000 * time).astype(np.float32)
     assert telephone(high).std() < 0.1 * high.std()
+
+
+def test_aims_stand_beside_what_was_measured() -> None:
+    lines = results(json.loads((WEIGHTS / "figures.json").read_text()))
+    table = lines[next(row for row, line in enumerate(lines) if "| aim |" in line) :]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table[2 : table.index("")]]
+    aims = {name: aim for name, aim, _, _ in rows}
+    assert aims["correlation, opening"] == ">= .54"
+    assert aims["hop borders, second difference"] == ".85 to 1.15"
+    assert aims["spread of the hour's last ten minutes"] == ".75 to 1.33"
+    assert all(now for _, _, _, now in rows)
 
 
 def test_filters_leave_what_they_are_told_to_leave() -> None:

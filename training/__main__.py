@@ -25,7 +25,7 @@ from rich.console import Console
 from engines.face_mesh import face_model
 from engines.profile import PROFILES
 from training import keypoints as keypoint_fit
-from training.card import write_card
+from training.card import results, write_card
 from training.contact import fit_contact
 from training.corpus import items_of
 from training.emotions import fit_emotions, save_emotions
@@ -133,8 +133,10 @@ def measure(arguments: argparse.Namespace) -> None:
     shapes = shapes_of(read_clips(data_folder()), face_model().template)
     checkpoints = arguments.checkpoints or [arguments.checkpoint]
     parts = arguments.parts or PARTS
-    evaluate(shapes, WEIGHTS, checkpoints, data_folder(), arguments.regression, arguments.before, parts)
+    figures = evaluate(shapes, WEIGHTS, checkpoints, data_folder(), arguments.regression, arguments.before, parts)
     write_card(WEIGHTS, checkpoints[0], data_folder())
+    for line in results(figures):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def everything(arguments: argparse.Namespace) -> None:

@@ -140,7 +140,47 @@ def before_and_after(figures: dict[str, Any]) -> list[str]:
         rows.append((f"share of the next 2 s closed, {kind}", "", *closing(kind, "closed")))
     aims = {"studio, ours": ">= .85"}
     rows += [(f"bilabials closed, {k}", aims.get(k, ""), *closed(k)) for k in after["bilabials"] if k not in TRACKED]
+    rows += [(f"hop borders, {name}", aim, *seams) for name, aim, seams in _seams(before, after)]
+    rows += [(name, aim, "", now) for name, aim, now in _alive(after["life"])]
     return [_line(("held-out clips", "aim", "before", "now")), "|---|---|---|---|", *map(_line, rows), ""]
+
+
+def _seams(*models: dict[str, Any]) -> list[tuple[str, str, list[str]]]:
+    aims = {"jump": ".80 to 1.25", "second_difference": ".85 to 1.15"}
+    return [
+        (name.replace("_", " "), aim, [f"{each['seams'][name]:.2f}" for each in models]) for name, aim in aims.items()
+    ]
+
+
+def _alive(life: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """What is aimed at in head, eyes and a long call, and what was measured; of the pose yaw, pitch, roll."""
+
+    def three(values: Iterable[float], digits: int = 2) -> str:
+        return " / ".join(f"{value:.{digits}f}" for value in values)
+
+    def against(key: str) -> list[tuple[float, float]]:
+        return list(zip(life["heads"]["speech"][key], life["heads"]["people"][key], strict=True))
+
+    beats, borders, hour = life["beats"]["speech"], life["transitions"], life["hour"]
+    return [
+        (
+            "deviation of the pose, of people's",
+            ".7 to 1.3",
+            three(ours / theirs for ours, theirs in against("deviation")),
+        ),
+        ("speed of the pose, of people's", ".5 to 1.5", three(ours / theirs for ours, theirs in against("speed"))),
+        (
+            "correlation after a second, less people's",
+            "-.15 to .15",
+            three(ours - theirs for ours, theirs in against("after_a_second")),
+        ),
+        ("blinks a minute while idle", "15 to 20", f"{life['heads']['idle']['blinks_a_minute']:.1f}"),
+        ("beat alignment, less with shifted speech", "> 0", f"{beats['score'] - beats['shuffled']:+.3f}"),
+        ("speed at transitions, of that in speech", "<= 1.5", f"{borders['median'] / borders['median in speech']:.2f}"),
+        ("p99 of it, of people's", "<= 1", f"{borders['p99'] / borders['p99 of people']:.2f}"),
+        ("mean pose over an hour, degrees", "-2 to 2", three(hour["mean"])),
+        ("spread of the hour's last ten minutes", ".75 to 1.33", three(hour["spread"])),
+    ]
 
 
 def _training(saved: dict[str, Any]) -> list[str]:
@@ -194,7 +234,7 @@ def write_card(folder: Path, checkpoint: Path, root: Path) -> None:
         raise KDTalkerError(f"figures.json lacks {', '.join(missing)}; run kdtalker train evaluate --parts with them.")
     saved = torch.load(checkpoint, weights_only=True)
     parts = [INTRODUCTION, "## Training", *_training(saved), "", "![loss curves](training.png)", ""]
-    parts += ["## Figures", "", *_results(figures), "", "![lip curves of held-out clips](lips.png)", ""]
+    parts += ["## Figures", "", *results(figures), "", "![lip curves of held-out clips](lips.png)", ""]
     parts += permissive_table(saved, checkpoint.with_name("permissive.pt"))
     parts += ["", "## Data", *DATA_NOTE.splitlines(), "", *data_table(root), "", "## Files", ""]
     parts += [_line(("file", "bytes", "SHA-256")), "|---|---|---|"]
@@ -267,7 +307,7 @@ def _rendered(figures: dict[str, Any]) -> list[str]:
     return [*lines, "", "![above the tracked person's lips, below ours](frames.jpg)"]
 
 
-def _results(figures: dict[str, Any]) -> list[str]:
+def results(figures: dict[str, Any]) -> list[str]:
     """Everything measured, in words and tables."""
     lines = [
         f"Streaming, hop by hop; means of {figures['training_seeds']} training seeds x {figures['noise_seeds']} noise "
