@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import wave
 from pathlib import Path
 
+import av
 import cv2
 import numpy as np
 import pytest
 
+import kdtalker
 from engines import motion
 from engines.controls import BACKGROUNDS, CROP, GREEN, ORIGINAL, PHOTO
 from engines.portrait.landmarks import FaceLandmarker
@@ -135,3 +138,18 @@ def test_a_still_face_leaves_no_seam(renderer: Renderer, identity: Identity, por
 
     for column in (scene.left, scene.left + scene.side):
         assert step(picture, column) < step(scene.photo.astype(int), column) + 1
+
+
+def test_render_takes_a_view_and_a_background(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    speech, out = tmp_path / "tone.wav", tmp_path / "out.mp4"
+    with wave.open(str(speech), "wb") as file:
+        file.setparams((1, 2, 16_000, 0, "NONE", ""))
+        file.writeframes(np.full(6400, 100, "<i2").tobytes())
+    arguments = ["render", str(ASTRONAUT), str(speech), "-o", str(out), "--view", "photo", "--background"]
+    assert kdtalker.main([*arguments, "green"]) == 0
+    with av.open(str(out)) as film:
+        pictures = [frame.to_ndarray(format="rgb24") for frame in film.decode(video=0)]
+    assert [picture.shape for picture in pictures] == [(768, 768, 3)] * 10
+    assert np.abs(pictures[-1][:40, :40].astype(int) - (0, 177, 64)).mean() < 12
+    assert kdtalker.main([*arguments, "pink"]) == 1
+    assert "background must be one of original, blurred, plain, green, not 'pink'" in capsys.readouterr().err
