@@ -112,15 +112,17 @@ async def test_view_and_background_change_in_the_call(server: LiveServer) -> Non
         await control.ask({"type": "pose", "background": "#0000ff"})
         await seen(peer, 40)
         _, picture = (await seen(peer, 1))[-1]
-        assert picture.shape == (512, 512, 3)
-        red, _, blue = picture[10:40, 10:40].reshape(-1, 3).mean(0)
+        side = len(picture)  # as large as the line and the machine allow
+        red, _, blue = picture[side // 50 : side // 12, side // 50 : side // 12].reshape(-1, 3).mean(0)
         assert blue > 200 > 60 > red
-        assert picture[256, 256, 0] > 90, "the face is before it"
+        assert picture[side // 2, side // 2, 0] > 90, "the face is before it"
         await control.ask({"type": "pose", "view": "photo", "background": "original"})
         await seen(peer, 40)
         _, picture = (await seen(peer, 1))[-1]
-        assert max(picture.shape) in (512, 768), "the whole photo, no larger than the encoder is to make it"
-        assert np.ptp(picture[10:100, 10:100].astype(int)) > 60, "its flag"
+        side = len(picture)
+        assert np.ptp(picture[: side // 5, : side // 5].astype(int)) > 60, (
+            "the photo has a flag where the crop is plain"
+        )
 
 
 @pytest.mark.parametrize(
