@@ -11,9 +11,11 @@ QUESTIONS = {
     "live": ("benchmarks.live:live", "calls on a running wire: latency, skew, smoothness, capacity; any server"),
     "selftest": ("benchmarks.selftest:selftest", "the same measuring on a stream of known delay and skew"),
     "report": ("benchmarks.report:report", "runs of `live` as a page with plots and a table"),
+    "compare": ("benchmarks.compare:compare", "two runs of `live`: what changed beyond the noise"),
     "encoders": ("benchmarks.encoders:encoders", "VP8 and the presets of H.264: what a picture costs"),
     "growth": ("benchmarks.growth:growth", "cost by batch, denoising steps and calls; share of the machine's peak"),
     "views": ("benchmarks.views:views", "the whole photo, other backgrounds, a recording: what a picture costs"),
+    "offline": ("benchmarks.offline:offline", "the published routine against the streamed one"),
     "compute": ("benchmarks.compute:compute", "milliseconds of every network file"),
     "quality": ("benchmarks.quality:quality", "lips, seams and compute of streamed motion by hop, context and steps"),
 }

@@ -22,11 +22,13 @@ from benchmarks import figures, mouth
 from benchmarks.babble import babble
 from benchmarks.caller import PACKET_SECONDS, Recording, Voice
 from benchmarks.cli import bench
+from benchmarks.compare import changes
 from benchmarks.levels import levels
 from benchmarks.live import climb, live
 from benchmarks.mouth import Curve
 from benchmarks.probe import default_face
 from benchmarks.reference import Known, encoded, served
+from benchmarks.report import read
 from benchmarks.selftest import measure
 from benchmarks.sound import lags_possible
 from benchmarks.wire import Line, Packet, Report, pictures, unwrapped
@@ -327,3 +329,28 @@ def test_every_encoder_is_timed_on_the_same_film(tmp_path: Path, capsys: pytest.
     ]
     assert all(row["psnr"] > 25 and row["cpu"] > 0 and row["p50"] <= row["p95"] for row in rows)
     assert "h264 medium" in capsys.readouterr().out
+
+
+def test_two_runs_differ_where_the_difference_is_more_than_noise(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    random = np.random.default_rng(2)
+
+    def run(name: str, sound: float, picture: float) -> str:
+        calls = [
+            {
+                figure: {"count": 500, "samples": list(centre + 5 * random.standard_normal(500))}
+                for figure, centre in (("sound_added_ms", sound), ("picture_added_ms", picture))
+            }
+        ]
+        path = tmp_path / name
+        path.write_text(json.dumps({"tool": "kdtalker bench live", "rungs": [{"sessions": 1, "calls": calls}]}))
+        return str(path)
+
+    before, after = run("a.json", 200, 210), run("b.json", 200, 204)
+    rows = {row["figure"]: row for row in changes(read(Path(before)), read(Path(after)))}
+    assert not rows["sound_added_ms p50"]["beyond noise"]
+    assert rows["picture_added_ms p50"]["beyond noise"]
+    assert rows["picture_added_ms p50"]["low"] < -6 < rows["picture_added_ms p50"]["high"]
+    assert bench(["compare", before, after]) == 0
+    assert "picture_added_ms p95" in capsys.readouterr().out
