@@ -61,7 +61,8 @@ class Recording:
         self.left_out = 0  # pictures that the machine was too busy for
         self.done = False
         self._bounds, self._ended, self._name = bounds, ended, name
-        self._still = still
+        self._still: ByteArray | None = still
+        self._seconds, self._size = 0.0, 0  # of the film when it was last asked
         self._items: deque[tuple[int, IntArray | None, ByteArray | None]] = deque()
         self._pictures = 0  # that wait
         self._changed = threading.Condition()
@@ -109,11 +110,12 @@ class Recording:
         await self._closed.wait()
 
     def stats(self) -> dict[str, Any]:
-        film = self._film
+        if (film := self._film) is not None:
+            self._seconds, self._size = film.seconds, film.size
         return {
             "state": "ended" if self.done else "running",
-            "seconds": round(film.seconds, 2) if film else 0.0,
-            "bytes": film.size if film else 0,
+            "seconds": round(self._seconds, 2),
+            "bytes": self._size,
             "pictures_left_out": self.left_out,
             "reason": self.reason,
         }
@@ -133,12 +135,16 @@ class Recording:
     def _finished(self) -> None:
         self.done = True
         self._items.clear()
+        self.stats()
+        self._film = None  # the file may lie there for hours; encoders and pictures need not
         logger.info("recording %s: %s", self._name, self.reason)
         self._closed.set()
         self._ended()
 
     def _write(self) -> None:
+        assert self._still is not None
         film = self._film = _Film(self.path, self._still)
+        self._still = None
         looked = 0.0
         try:
             while (item := self._next()) is not None:
