@@ -21,6 +21,7 @@ from server.problems import ProblemError, response
 FREE = {"/healthz", "/readyz"}  # probes
 SIGN_IN = "/key"
 PUBLIC = {SIGN_IN, "/style.css", "/logo.svg"}  # what the page that asks for a key is made of
+PAGES = {"/", "/watch.html"}
 READING = {"GET", "HEAD", "OPTIONS"}
 MAX_FORM = 8192
 
@@ -91,17 +92,18 @@ class Guard:
         return self._keys.holder(morsel.value if morsel else None)
 
     def _invitation(self, scope: Scope) -> Response | None:
-        """The page opened by a link, `/?key=...`: from here on the cookie says it, and the address bar no more."""
-        if not self._keys.required or scope["type"] != "http" or scope["path"] != "/" or scope["method"] != "GET":
+        """A page opened by a link, `/?key=...`: from here on the cookie says it, and the address bar no more."""
+        asked = scope["type"] == "http" and scope["method"] == "GET" and scope["path"] in PAGES
+        if not self._keys.required or not asked:
             return None
         given = parse_qs(scope["query_string"].decode("latin-1")).get("key", [""])[0]
-        return self._welcome(given, scope["scheme"])
+        return self._welcome(given, scope["scheme"], scope["path"])
 
-    def _welcome(self, credential: str, scheme: str) -> Response | None:
+    def _welcome(self, credential: str, scheme: str, path: str = "/") -> Response | None:
         kept = self._keys.cookie(credential)
         if kept is None:
             return None
-        answer = RedirectResponse("/", 303, {"Cache-Control": "no-store"})
+        answer = RedirectResponse(path, 303, {"Cache-Control": "no-store"})
         value, seconds = kept
         # Lax, not Strict: a link in a message is opened from another site, and must arrive signed in.
         answer.set_cookie(COOKIE, value, seconds, httponly=True, samesite="lax", secure=scheme == "https")
@@ -122,6 +124,6 @@ class Guard:
         if client is not None:
             self._buckets.take(client)
         challenge = {"WWW-Authenticate": 'Bearer realm="kdtalker"', "Cache-Control": "no-store"}
-        if scope["type"] == "http" and scope["path"] in ("/", SIGN_IN) and "text/html" in headers.get("accept", ""):
+        if scope["type"] == "http" and scope["path"] in PAGES | {SIGN_IN} and "text/html" in headers.get("accept", ""):
             return HTMLResponse(self._page.read_text("utf-8"), 401, challenge)
         return response(ProblemError(401, "Send a bearer token, or open a link that is still good.", challenge))

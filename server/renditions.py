@@ -74,7 +74,7 @@ class Renditions:
                 self._settings,
                 self._metrics,
                 lambda due, packet: self._sent(key, due, packet),
-                bitrate=rate(self._settings.video_bitrate, key.pixels),
+                bitrate=rate(self._settings.video_bitrate, key.pixels, self._settings.video_size),
                 keyframe_pause=KEYFRAME_PAUSE,
             )
             stream.clock = self._clock

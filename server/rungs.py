@@ -12,9 +12,14 @@ PATIENCE, LONGEST_PATIENCE = 10.0, 160.0  # seconds of a good line before a step
 SMOOTHING = 0.3  # weight of a new report of loss
 
 
-def rate(bitrate: int, pixels: int) -> int:
+def sizes(largest: int) -> tuple[int, ...]:
+    """What viewers can have of a call whose pictures are `largest` pixels wide."""
+    return (largest, *(size for size in SIZES if size < largest))
+
+
+def rate(bitrate: int, pixels: int, largest: int = SIZES[0]) -> int:
     """Bits a second for a picture so wide, where the largest has `bitrate`: in proportion to its area."""
-    return bitrate * pixels * pixels // (SIZES[0] * SIZES[0])
+    return bitrate * pixels * pixels // (largest * largest)
 
 
 class Choice:

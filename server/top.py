@@ -114,7 +114,9 @@ def table(listed: dict[str, Any]) -> Group:
             str(line.get("lost", "")),
             ", ".join(f"{cause} {count}" for cause, count in call["drops"].items()),
         )
-    heading = Text(f"{len(calls)} of {listed['capacity']} calls", style="bold")
+    viewers = sum(call["viewers"]["count"] for call in calls)
+    told = f"{len(calls)} of {listed['capacity']} calls, {viewers} of {listed['viewer_capacity']} viewers"
+    heading = Text(told, style="bold")
     if calls and calls[0]["effort"] != STEPS[0].name:
         heading.append(f", falling behind: {calls[0]['effort']}", style="yellow")
     return Group(heading, shown)

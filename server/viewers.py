@@ -14,7 +14,6 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from aiortc import RTCRtpSender
 from av.packet import Packet
 
 from server import aiortc_door as door
@@ -22,7 +21,7 @@ from server.clock import SessionClock
 from server.line import Line, OfferError, read
 from server.metrics import CallMetrics
 from server.renditions import Key, Renditions
-from server.rungs import SIZES, Choice, rate
+from server.rungs import Choice, rate, sizes
 from server.settings import Settings
 from server.stream import PictureStream
 from server.tracks import AvatarAudioTrack, AvatarVideoTrack
@@ -55,9 +54,11 @@ class Viewer:
         self.codec: str | None = None  # of its pictures, where it takes any
         self._settings, self._report, self._asked, self._drop = settings, report, asked, drop
         self._voice, self._picture = AvatarAudioTrack(self), AvatarVideoTrack(self)
-        self._showing: RTCRtpSender | None = None
-        self._choice = Choice([rate(settings.video_bitrate, pixels) for pixels in SIZES], self.since)
+        self._sizes = sizes(settings.video_size)
+        rates = [rate(settings.video_bitrate, pixels, settings.video_size) for pixels in self._sizes]
+        self._choice = Choice(rates, self.since)
         self._carried: float | None = None
+        self._lost = 0.0
 
     async def answer(self, sdp: str) -> str:
         """SDP offer (recvonly) -> SDP answer with all candidates; raises OfferError or PortsExhaustedError."""
@@ -79,24 +80,22 @@ class Viewer:
         answer = await self.line.answer(offer)
         if showing is not None:
             codec = door.negotiated_codec(showing)
-            self.codec, self._showing = codec.name.lower(), showing.sender
-            door.hear_feedback(showing.sender, codec, lambda: self._asked(self), self._estimated)
+            self.codec = codec.name.lower()
+            door.hear_feedback(showing.sender, codec, lambda: self._asked(self), self._estimated, self._has_lost)
         return answer
 
     @property
     def size(self) -> int:
         """Pixels of the pictures that its line carries."""
-        return SIZES[self._choice.rung]
+        return self._sizes[self._choice.rung]
 
     async def look(self, sent: float) -> bool:
         """Once a second, with the bits a second that are `sent`: whether it is still there."""
         now = time.monotonic()
         if not self.line.up:
             return not self.line.down and now - self.since < self._settings.connect_timeout
-        if self._showing is not None:
-            reports = await self._showing.getStats()
-            lost = [stats.fractionLost / 256 for stats in reports.values() if stats.type == "remote-inbound-rtp"]
-            self._choice.look(now, max(lost, default=0.0), self._carried, sent)
+        if self.codec is not None:
+            self._choice.look(now, self._lost, self._carried, sent)
         return await self.line.silent_for() < SILENT
 
     def speak(self, due: float, packets: tuple[Packet[Any], Packet[Any]]) -> None:
@@ -137,6 +136,9 @@ class Viewer:
     def _estimated(self, bitrate: int) -> None:
         self._carried = bitrate
 
+    def _has_lost(self, share: float) -> None:
+        self._lost = share
+
 
 class Audience:
     """The viewers of one call. `run` is its only task; `close` ends them all."""
@@ -145,7 +147,7 @@ class Audience:
         self._name, self._settings, self._metrics = name, settings, metrics
         self._viewers: dict[str, Viewer] = {}
         self._renditions: Renditions | None = None  # once the call's time runs
-        self._most = SIZES[0]  # pixels that anybody gets
+        self._most: int = settings.video_size  # pixels that anybody gets
         self.unseen = False  # whether the call's own caller sees no pictures
 
     def __len__(self) -> int:

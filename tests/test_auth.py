@@ -185,6 +185,13 @@ def test_every_way_in_asks_for_a_credential(http: httpx.Client) -> None:
         ("POST", "/avatars"),
         ("DELETE", "/sessions/x"),
         ("DELETE", "/avatars/x"),
+        ("POST", "/whip/room"),
+        ("OPTIONS", "/whip/room"),
+        ("PATCH", "/whip/room/x"),
+        ("DELETE", "/whip/room/x"),
+        ("POST", "/whep/room"),
+        ("PATCH", "/whep/room/x"),
+        ("DELETE", "/whep/room/x"),
     ):
         assert http.request(method, path).status_code == 401, path
     assert http.get("/healthz").status_code == http.get("/readyz").status_code == 200
@@ -226,6 +233,8 @@ def test_a_link_opens_the_page_and_leaves_the_address_bar(http: httpx.Client) ->
     assert "SameSite=lax" in cookie
     assert http.get("/").status_code == 200  # the client keeps the cookie
     assert http.get("/avatars").status_code == 200
+    watched = http.get("/watch.html", params={"key": GUEST})
+    assert (watched.status_code, watched.headers["location"]) == (303, "/watch.html")
     secure = http.get("/", params={"key": GUEST}, headers={"X-Forwarded-Proto": "https"})
     assert "Secure" in secure.headers["set-cookie"]
 

@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import pytest
 
-from server.rungs import LONGEST_PATIENCE, PATIENCE, PAUSE, SIZES, Choice, rate
+from server.rungs import LONGEST_PATIENCE, PATIENCE, PAUSE, SIZES, Choice, rate, sizes
 
 RATES = [rate(1_200_000, pixels) for pixels in SIZES]
 
@@ -35,6 +35,8 @@ class Line:
 
 def test_rates_go_with_the_area() -> None:
     assert RATES == [1_200_000, 675_000, 300_000]
+    assert rate(600_000, 256, 256) == 600_000
+    assert [sizes(largest) for largest in (512, 384, 256)] == [(512, 384, 256), (384, 256), (256,)]
 
 
 @pytest.mark.parametrize("room", [None, 5e6])

@@ -72,11 +72,19 @@ def test_the_table_is_for_people() -> None:
     metrics.released("audio", 0.001)
     metrics.released("video", 0.031 + AHEAD)
     call = {"label": "abc", "state": "reconnecting", "avatar": "own photo", "microphone": None, **metrics.snapshot()}
-    call |= {"seconds": 3725, "drops": {"late": 3}, "effort": "384 pixels"}
+    call |= {"seconds": 3725, "drops": {"late": 3}, "effort": "384 pixels", "viewers": {"count": 7}}
     console = Console(width=160, record=True)
-    console.print(table({"capacity": 4, "calls": [call]}))
+    console.print(table({"capacity": 4, "viewer_capacity": 50, "calls": [call]}))
     text = console.export_text()
-    for part in ("1 of 4 calls", "reconnecting", "own photo", "1:02:05", "30", "late 3", "falling behind: 384 pixels"):
+    for part in (
+        "1 of 4 calls, 7 of 50 viewers",
+        "reconnecting",
+        "own photo",
+        "1:02:05",
+        "30",
+        "late 3",
+        "falling behind: 384 pixels",
+    ):
         assert part in text
 
 

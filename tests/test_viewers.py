@@ -101,7 +101,7 @@ async def test_who_may_not_watch_is_told_why(server: LiveServer) -> None:
 def hall(tmp_path: Path) -> Iterator[LiveServer]:
     """A server with so many seats and no more, and with patience: thirty peers share a test's event loop."""
     settings = {"video_bitrate": 200_000, "min_video_bitrate": 100_000, "lost_after": 30, "grace": 30}
-    live = start_server(tmp_path, max_viewers=MANY + 1, retry_after=3, **settings)
+    live = start_server(tmp_path, max_viewers=MANY + 2, retry_after=3, **settings)
     yield live
     stop_server(live)
 
@@ -114,20 +114,23 @@ async def test_many_viewers_cost_one_encoder_and_disturb_nobody(hall: LiveServer
         await until(lambda: first.frames > 10)
         threads, renditions = server.metric("kdtalker_threads"), server.metric("kdtalker_renditions")
         assert renditions == 1
-        others = [Viewer(server.url, "lobby", calm=True) for _ in range(MANY - 2)]
-        lossy = Viewer(server.url, "lobby", calm=True)
+        others = [Viewer(server.url, "lobby", calm=True, deaf=True) for _ in range(MANY - 1)]
         healthy = [first, *others]
-        for viewer in (*others, lossy):
+        for viewer in others:
             await stack.enter_async_context(viewer)
-        await until(lambda: min(viewer.frames for viewer in (*healthy, lossy)) > 10)
+        await until(lambda: min(viewer.frames for viewer in healthy) > 3, 120)
         assert server.metric("kdtalker_viewers") == MANY
         assert server.metric("kdtalker_renditions") == renditions
         assert server.metric("kdtalker_threads") == threads
         assert (await audience(server))["renditions"][0]["viewers"] == MANY
 
+        lossy = await stack.enter_async_context(Viewer(server.url, "lobby"))
+        await until(lambda: lossy.frames > 3)
         chance = random.Random(6)
         lossy.lose(lambda: chance.random() < 0.2)
-        await until(lambda: lossy.size in (384, 256))
+        async with asyncio.timeout(100):  # it may lose a key frame more than once, so the server is asked
+            while await sizes_seen(server) == {512}:  # noqa: ASYNC110
+                await asyncio.sleep(0.5)
         assert {viewer.size for viewer in healthy} == {512}
         assert server.metric("kdtalker_renditions") <= 3
         await same_pictures(healthy)
@@ -152,6 +155,11 @@ async def test_many_viewers_cost_one_encoder_and_disturb_nobody(hall: LiveServer
     assert server.metric("kdtalker_viewers") == server.metric("kdtalker_renditions") == 0
 
 
+async def sizes_seen(server: LiveServer) -> set[int]:
+    """Pixels of the pictures that anybody gets."""
+    return {one["pixels"] for one in (await audience(server))["renditions"] if one["viewers"]}
+
+
 async def same_pictures(viewers: list[Viewer], within: float = 60) -> None:
     """Return once all of them got the same number of pictures in two seconds, but for those on the way."""
     async with asyncio.timeout(within):
@@ -159,5 +167,5 @@ async def same_pictures(viewers: list[Viewer], within: float = 60) -> None:
             before = [viewer.frames for viewer in viewers]
             await asyncio.sleep(2)
             counts = [viewer.frames - count for viewer, count in zip(viewers, before, strict=True)]
-            if min(counts) > 10 and max(counts) - min(counts) <= 2:
+            if min(counts) > 3 and max(counts) - min(counts) <= 2:
                 return

@@ -55,6 +55,8 @@ session.addEventListener("state", () => {
   const call = calling() && session.address ? session : null;
   recorder.attach(call);
   speaker.attach(call);
+  at("invite").hidden = !session.room;
+  at("invite").href = `watch.html#${session.room}`;
   if (session.state === "live") meter.heardAt = performance.now();
   show();
 });

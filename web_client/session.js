@@ -28,6 +28,7 @@ export class Session extends EventTarget {
   retryAt = 0; // performance.now() of the next try while waiting
   microphone = null; // MediaStream
   stream = null; // MediaStream of the avatar
+  room = ""; // where others may watch the call, once there is one
 
   #avatar = "";
   #url = null; // address of the session on the server
@@ -176,7 +177,10 @@ export class Session extends EventTarget {
     });
     const url = new URL(answer.headers.get("Location"), answer.url).href;
     if (signal.aborted) await discard(url);
-    else [this.#url, this.#token] = [url, answer.headers.get("Session-Token")];
+    else {
+      [this.#url, this.#token] = [url, answer.headers.get("Session-Token")];
+      this.room = answer.headers.get("Watch-Location").split("/").pop();
+    }
     return answer;
   }
 
@@ -238,6 +242,7 @@ export class Session extends EventTarget {
   async #hangUp() {
     const url = this.#url;
     this.#url = null;
+    this.room = "";
     this.#disconnect();
     if (url) await discard(url);
   }
