@@ -17,7 +17,7 @@ from engines.types import FloatArray
 FIGURES = ("sound_added_ms", "picture_added_ms", "skew_received_ms", "skew_aligned_ms", "interval_ms")
 POINTS = (50, 95)
 BLOCK = 25  # samples drawn together: neighbours are alike, and drawn one by one would promise too much
-DRAWS = 1000
+DRAWS = 400
 
 
 def interval(
