@@ -287,12 +287,12 @@ async def _metrics(client: httpx.AsyncClient) -> dict[str, float]:
 
 
 def dyed(channel: int) -> bytes:
-    """A portrait whose other two colours are dimmed everywhere, as JPEG: a face that can be told from its pixels."""
-    pixels = np.asarray(Image.open(PORTRAIT).convert("RGB"), np.float32)
-    dimmed = np.full(3, 0.5, np.float32)
-    dimmed[channel] = 1.0
+    """A portrait in shades of one colour (0 red, 1 green, 2 blue), as JPEG: every part of it tells whose it is."""
+    grey = np.asarray(Image.open(PORTRAIT).convert("L"), np.float32)[:, :, None]
+    own = np.arange(3) == channel
+    dyed = np.where(own, 60 + 0.76 * grey, 0.45 * grey)
     buffer = io.BytesIO()
-    Image.fromarray((40 * (dimmed == 1) + 0.84 * pixels * dimmed).astype(np.uint8)).save(buffer, "JPEG", quality=95)
+    Image.fromarray(dyed.astype(np.uint8)).save(buffer, "JPEG", quality=95)
     return buffer.getvalue()
 
 

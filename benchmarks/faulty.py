@@ -11,12 +11,12 @@ from __future__ import annotations
 import signal
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 from engines.pipeline import Talker
-from engines.renderer import Renderer
+from engines.renderer import Renderer, Staged
 from engines.runtime.base import Engine
 from engines.types import ByteArray, FloatArray, Identity
 from server import house
@@ -44,16 +44,28 @@ class Trouble:
             self.free.wait()
 
 
+class _FaultyStage:
+    def __init__(self, real: Staged, trouble: Trouble) -> None:
+        self._real, self._trouble = real, trouble
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return self._real.size
+
+    def __call__(self, frame: FloatArray) -> ByteArray:
+        self._trouble.meet()
+        return self._real(frame)
+
+
 class FaultyRenderer:
     """A real renderer that can be made to fail; with a `digest` for one face alone."""
 
     def __init__(self, real: Renderer, trouble: Trouble, digest: str | None = None) -> None:
         self._real, self._trouble, self._digest = real, trouble, digest
 
-    def render(self, identities: Sequence[Identity], motions: FloatArray, out: ByteArray | None = None) -> ByteArray:
-        if self._digest in (None, *(identity.digest for identity in identities)):
-            self._trouble.meet()
-        return self._real.render(identities, motions, out)
+    def staged(self, identity: Identity, view: str, background: str) -> Staged:
+        real = self._real.staged(identity, view, background)
+        return _FaultyStage(real, self._trouble) if self._digest in (None, identity.digest) else real
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._real, name)

@@ -276,6 +276,26 @@ def hear_feedback(
     _replace(sender, "_handle_rtcp_packet", hear_reports)
 
 
+def report_when_due(sender: RTCRtpSender, late: Callable[[], float]) -> None:
+    """Let sender reports pair RTP time with the moment it was due, both clocks at one instant (RFC 3550, 6.4.1).
+
+    aiortc pairs it with the moment the newest packet happened to be sent; `late`: seconds by which that one was.
+    Receivers align sound and pictures by these pairs, and one late picture would move all of them.
+    """
+    send = _attribute(sender, "_send_rtcp")
+    _attribute(sender, "_RTCRtpSender__lsr")
+
+    async def corrected(packets: list[AnyRtcpPacket]) -> None:
+        for packet in packets:
+            if isinstance(packet, RtcpSrPacket) and packet.sender_info.ntp_timestamp:
+                packet.sender_info.ntp_timestamp -= round(late() * 2**32)
+                lsr = packet.sender_info.ntp_timestamp >> 16 & 0xFFFFFFFF
+                setattr(sender, "_RTCRtpSender__lsr", lsr)  # noqa: B010  # receivers name the report they answer by it
+        await send(packets)
+
+    _replace(sender, "_send_rtcp", corrected)
+
+
 def parse_offer(sdp: str) -> SessionDescription:
     """The offer as aiortc understands it; raises ValueError for anything it does not."""
     try:

@@ -54,6 +54,8 @@ class Connection:
                 raise OfferError("The offer must have one audio and one video section.")
             speaking = peer.addTransceiver(self._voice, direction="sendrecv")
             showing = peer.addTransceiver(self._picture, direction="sendonly")
+            door.report_when_due(speaking.sender, lambda: self._voice.late)
+            door.report_when_due(showing.sender, lambda: self._picture.late)
             door.prefer(showing, *self._settings.picture_codecs)
         door.prefer(speaking, "opus")
         self._packets = door.hand_on_at_once(speaking.receiver)

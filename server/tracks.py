@@ -126,6 +126,7 @@ class _ReleaseTrack(MediaStreamTrack):
 
     def __init__(self, metrics: Reports) -> None:
         super().__init__()
+        self.late = 0.0  # seconds after its moment that the newest packet was handed over
         self._metrics = metrics
         self._left = float("-inf")  # moment of the packet that was handed over last
         self._outgoing: deque[tuple[float, Packet[Any], float | None]] = deque()
@@ -150,7 +151,8 @@ class _ReleaseTrack(MediaStreamTrack):
             now = time.monotonic()
             if self._outgoing and self._outgoing[0][0] <= now:  # what is waited for may have been given up
                 self._left, packet, arrival = self._outgoing.popleft()
-                self._metrics.released(self.kind, now - self._left, None if arrival is None else now - arrival)
+                self.late = now - self._left
+                self._metrics.released(self.kind, self.late, None if arrival is None else now - arrival)
                 return packet
         raise MediaStreamError
 

@@ -12,6 +12,7 @@ import secrets
 import time
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from av.packet import Packet
@@ -72,6 +73,7 @@ class Viewer:
         for kind in kinds:
             track = self._voice if kind == "audio" else self._picture
             transceiver = self.line.peer.addTransceiver(track, direction="sendonly")
+            door.report_when_due(transceiver.sender, partial(getattr, track, "late"))
             if kind == "audio":
                 door.prefer(transceiver, "opus")
             else:

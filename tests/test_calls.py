@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 import signal
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 from benchmarks.peer import RATE, Peer, RefusedError
+from server.session import seed_of
 from tests.conftest import LiveServer, start_server, stop_server
 from tests.test_server import assert_problem
 
@@ -29,6 +31,11 @@ async def until(peer: Peer, state: str, within: float = 20) -> None:
     async with asyncio.timeout(within):
         while (await peer.stats())["state"] != state:  # noqa: ASYNC110
             await asyncio.sleep(0.1)
+
+
+def test_two_calls_with_one_avatar_do_not_move_alike() -> None:
+    names = {secrets.token_urlsafe(12) for _ in range(1000)}
+    assert len({seed_of(name) for name in names}) == len(names) == 1000
 
 
 async def test_a_lost_caller_comes_back_to_the_same_call(server: LiveServer) -> None:

@@ -11,14 +11,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
+import numpy as np
 import pytest
 
-from benchmarks.peer import Peer, RefusedError
+from benchmarks.peer import RATE, Peer, RefusedError
 from tests.conftest import LiveServer, free_port, start_server, stop_server
 
 pytestmark = pytest.mark.timeout(120)
 
 PORTRAIT = Path(__file__).resolve().parent.parent / "engines" / "avatars" / "astronaut.jpg"
+LEFT = ("process_open_fds", "kdtalker_event_loop_tasks", "kdtalker_threads")
 SDP = {"Content-Type": "application/sdp"}
 
 
@@ -214,9 +216,11 @@ async def test_stopping_the_server_ends_its_calls(tmp_path: Path) -> None:
 
 
 async def test_calls_that_come_to_nothing_end_by_themselves(tmp_path: Path) -> None:
-    own = start_server(tmp_path, connect_timeout=1, idle_after=3)
+    own = start_server(tmp_path, connect_timeout=1, idle_after=3, session_limit=8)
     ended = 'kdtalker_sessions_ended_total{reason="%s"}'
-    silent, absent = Peer(own.url), Peer(own.url)
+    tone = (8000 * np.sin(2 * np.pi * 300 * np.arange(60 * RATE) / RATE)).astype(np.int16)
+    silent, absent, talking = Peer(own.url), Peer(own.url), Peer(own.url, tone)
+    left = {name: own.metric(name) for name in LEFT}
     try:
         async with httpx.AsyncClient(base_url=own.url, timeout=30) as client:
             answer = await client.post("/sessions", content=await absent.offer(), headers=SDP)
@@ -229,7 +233,15 @@ async def test_calls_that_come_to_nothing_end_by_themselves(tmp_path: Path) -> N
             async with asyncio.timeout(20):
                 while not own.metric(ended % "nobody spoke"):  # noqa: ASYNC110
                     await asyncio.sleep(0.1)
+        async with talking:
+            await talking.pictures(1, within=30)
+            async with asyncio.timeout(30):
+                while not await asyncio.to_thread(own.metric, ended % "time is up"):  # noqa: ASYNC110
+                    await asyncio.sleep(0.1)
         assert own.metric("kdtalker_sessions") == 0
+        await absent.close()
+        await asyncio.sleep(0.5)
+        assert {name: own.metric(name) for name in LEFT} == left
     finally:
         await absent.close()
         stop_server(own)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from aiortc.codecs.vpx import VpxPayloadDescriptor
 
+from benchmarks.faults import dyed, enrolled
 from benchmarks.peer import PACKET, RATE, Peer
 from engines.portrait.landmarks import FaceLandmarker
 from tests.conftest import LiveServer
@@ -109,21 +110,33 @@ async def test_a_viewer_without_a_microphone_sees_a_face_too(server: LiveServer)
     assert stats["microphone"]["frames"] == 0
 
 
-async def test_two_calls_share_nothing(server: LiveServer) -> None:
+def parts(picture: np.ndarray) -> np.ndarray:
+    """Mean colour f64 (256, 3) of the squares that a picture is made of, 16 a side."""
+    side = len(picture) // 16
+    return picture.reshape(16, side, 16, side, 3).mean(axis=(1, 3)).reshape(-1, 3)
+
+
+async def test_two_calls_share_no_pixel_and_no_sample(server: LiveServer) -> None:
     time = np.arange(60 * RATE) / RATE
     tones = [(8000 * np.sin(2 * np.pi * pitch * time)).astype(np.int16) for pitch in (300, 1100)]
+    red, blue = [await enrolled(server.url, dyed(channel)) for channel in (0, 2)]
     async with (
-        Peer(server.url, tones[0]) as low,
-        Peer(server.url, tones[1]) as high,
+        Peer(server.url, tones[0], query=f"?avatar={red}") as low,
+        Peer(server.url, tones[1], query=f"?avatar={blue}") as high,
     ):
         assert low.location != high.location
-        await asyncio.gather(low.pictures(60, within=60), high.pictures(60, within=60))
-    for peer, own, other in ((low, 300, 1100), (high, 1100, 300)):
-        heard = peer.heard()[-RATE:].astype(float)
-        spectrum = np.abs(np.fft.rfft(heard * np.hanning(len(heard))))
-        assert spectrum[own] > 50 * spectrum[other]
-    both = zip(low.received.pictures, high.received.pictures, strict=False)
-    assert not all(np.array_equal(a, b) for (_, a), (_, b) in both), "each call has noise of its own"
+        await asyncio.gather(low.pictures(25, within=60), high.pictures(25, within=60))
+        await asyncio.sleep(1)
+    for peer, own, other, channel in ((low, 300, 1100, 0), (high, 1100, 300, 2)):
+        assert len(peer.received.pictures) >= 25
+        colours = np.concatenate([parts(picture) for _, picture in peer.received.pictures])
+        assert (colours[:, channel] > colours[:, 2 - channel] + 20).all(), "every part of every picture is its own"
+        heard = peer.heard()
+        heard = heard[np.flatnonzero(np.abs(heard) > 1000)[0] :].astype(float)  # from where its voice begins
+        seconds = heard[: len(heard) // RATE * RATE].reshape(-1, RATE)
+        assert len(seconds)
+        spectra = np.abs(np.fft.rfft(seconds * np.hanning(RATE)))
+        assert (spectra[:, own] > 10 * spectra[:, other]).all()
 
 
 async def test_a_deleted_call_is_gone_for_both(server: LiveServer) -> None:
