@@ -43,7 +43,8 @@ def server(
     environment = {name: value for name, value in os.environ.items() if name not in ("HOST", "PORT")}
     environment |= {f"KDTALKER_{name.upper()}": str(value) for name, value in settings.items()}
     pin = ["taskset", "-c", ",".join(map(str, cores))] if cores else []
-    process = subprocess.Popen([*pin, sys.executable, *command], env=environment)
+    # In a group of its own, so that Ctrl-C ends the measurement and not the server under it.
+    process = subprocess.Popen([*pin, sys.executable, *command], env=environment, start_new_session=True)
     running = Running(f"http://127.0.0.1:{port}", process)
     try:
         while process.poll() is None:
