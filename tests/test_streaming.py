@@ -39,6 +39,7 @@ def sentences(speak: Callable[[str], np.ndarray]) -> list[FloatArray]:
 def test_no_seam_is_seen_where_hops_meet(sentences: list[FloatArray], hop: int) -> None:
     """First and second difference of the lips at hop borders against those elsewhere."""
     pytest.importorskip("torch", reason="what is measured on lips belongs to training, which needs PyTorch")
+    pytest.importorskip("soundfile", reason="reading tracks needs soundfile")
     from benchmarks.motion import folder_of_weights
     from training.bench import open_bench
     from training.metrics import border_ratio
