@@ -85,8 +85,8 @@ class Settings(BaseSettings):
 
     workers: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1)
     max_sessions: int = Field(default_factory=lambda: 2 * (os.cpu_count() or 1), ge=1)
-    max_viewers: int = Field(default_factory=lambda: 25 * (os.cpu_count() or 1), ge=0)
-    """Viewers of all calls together."""
+    max_viewers: int = Field(30, ge=0)
+    """Viewers of all calls together: their packets leave through one event loop, which more cores do not widen."""
     load_shedding: bool = True
     """Refuse newcomers by what calls are measured to cost, and give calls less when the machine falls behind."""
     retry_after: int = Field(10, ge=1)
