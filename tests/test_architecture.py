@@ -10,6 +10,7 @@ import pytest
 REPOSITORY = Path(__file__).resolve().parent.parent
 TORCH_ROOMS = (
     "engines/networks/",
+    "engines/runtime/captured.py",
     "engines/runtime/torch.py",
     "engines/runtime/tensorrt.py",
     "training/",
