@@ -19,7 +19,7 @@ PHOTO = {
     },
     "required": True,
 }
-SOUND = {"content": {"audio/*": {"schema": {"type": "string", "format": "binary"}}}, "required": True}
+SOUND = {"content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}, "required": True}
 FRAGMENT = {"content": {"application/trickle-ice-sdpfrag": {"schema": {"type": "string"}}}, "required": True}
 BODIES = {
     ("post", "/sessions"): OFFER,
