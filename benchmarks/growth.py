@@ -28,12 +28,10 @@ from engines.pipeline import Talker
 from engines.profile import EMBEDDED
 from engines.runtime.base import BATCH, Engine, example_inputs
 from engines.runtime.opening import open_engine
-from engines.runtime.stepped import SteppedWindow
 from engines.types import FPS, PLAYBACK_RATE, SPEECH_RATE, SPEECH_SAMPLES, FloatArray, Identity
 
 Row = dict[str, Any]
 SIDE = 1024  # of the matrices whose product shows the peak
-NOISIEST = 999
 
 
 def cost(work: Callable[[], object], seconds: float) -> tuple[float, float, int]:
@@ -76,15 +74,15 @@ def batches(folder: Path, sizes: Sequence[int], seconds: float, top: float) -> I
         engine.close()
 
 
-def steps(folder: Path, counts: Sequence[int], seconds: float) -> Iterator[Row]:
+def steps(folder: Path, seconds: float) -> Iterator[Row]:
     """One window of one call by denoising steps."""
-    engine = open_engine(folder / "step.onnx")
-    for count in counts:
-        window = SteppedWindow(engine, np.linspace(NOISIEST, 0, count, dtype=int).tolist())
-        took, late, runs = _run(window, {BATCH: 1, "frames": EMBEDDED.window.length}, seconds)
+    for name in ("brief", "window"):
+        engine = open_engine(folder / f"{name}.onnx")
+        count = json.loads(engine.metadata["steps"])
+        took, late, runs = _run(engine, {BATCH: 1, "frames": EMBEDDED.window.length}, seconds)
         second = round(took * FPS / EMBEDDED.window.new, 2)
         yield {"steps": count, "ms": round(took, 3), "p95 ms": round(late, 3), "ms a second": second, "runs": runs}
-    engine.close()
+        engine.close()
 
 
 def calls(talker: Talker, identity: Identity, counts: Sequence[int], ticks: int) -> Iterator[Row]:
@@ -116,7 +114,7 @@ def calls(talker: Talker, identity: Identity, counts: Sequence[int], ticks: int)
         }
 
 
-def _run(engine: Engine | SteppedWindow, sizes: dict[str, int], seconds: float) -> tuple[float, float, int]:
+def _run(engine: Engine, sizes: dict[str, int], seconds: float) -> tuple[float, float, int]:
     engine.warm([sizes[BATCH]], frames=sizes["frames"])
     arrays = example_inputs(engine.inputs, sizes)
     out = engine.run(**arrays)
@@ -138,7 +136,6 @@ def growth(argv: list[str]) -> int:
         prog="kdtalker bench growth", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--batches", type=_numbers, default=[1, 2, 4, 8], help="default: 1,2,4,8")
-    parser.add_argument("--steps", type=_numbers, default=[1, 2, 3, 4, 6, 10, 20, 50], help="default: 1 to 50")
     parser.add_argument("--calls", type=_numbers, default=[1, 2, 4, 8], help="default: 1,2,4,8")
     parser.add_argument("--ticks", type=int, default=250, help="of each call; default: 250, ten seconds")
     parser.add_argument("--seconds", type=float, default=2.0, help="timed a row; default: 2")
@@ -151,7 +148,7 @@ def growth(argv: list[str]) -> int:
     found: dict[str, Any] = {"tool": "kdtalker bench growth", "machine": machine(), "peak GFLOP/s": round(top / 1e9, 1)}
     for title, rows in (
         ("batches", batches(folder, options.batches, options.seconds, top)),
-        ("steps", steps(folder, options.steps, options.seconds)),
+        ("steps", steps(folder, options.seconds)),
         ("calls", calls(*default_face(), options.calls, options.ticks)),
     ):
         found[title] = list(rows)

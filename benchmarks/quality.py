@@ -28,7 +28,7 @@ from engines.face_mesh import face_model
 from engines.networks.ddim import PREFIX, Ddim
 from engines.profile import EMBEDDED, PROFILES, WindowPlan
 from engines.runtime.base import Engine
-from engines.runtime.opening import open_engine, open_window
+from engines.runtime.opening import open_engine
 from engines.sampler import Sampler
 from engines.talkers import sampler_of
 from engines.types import FPS, KDTalkerError
@@ -52,7 +52,7 @@ def streaming(engine: Engine, plan: WindowPlan = EMBEDDED.window) -> Sampler:
 
 def hop_rows(folder: Path, hops: Sequence[int], seeds: Sequence[int]) -> Iterator[Row]:
     """Delay, compute, seams and lips of every hop, from exported networks."""
-    encoder, window = open_engine(folder / "audio_encoder.onnx"), open_window(folder / "step.onnx")
+    encoder, window = open_engine(folder / "audio_encoder.onnx"), open_engine(folder / "window.onnx")
     clips = Clips(lambda mel: encoder.run(mel=mel)["feature"])
     for hop in hops:
         profile = EMBEDDED.with_hop(hop)

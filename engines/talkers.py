@@ -18,7 +18,7 @@ from engines.profile import KDTALKER, Profile, profile
 from engines.published.weights_files import open_model
 from engines.renderer import open_renderer
 from engines.runtime.base import Engine
-from engines.runtime.opening import open_engine, open_window
+from engines.runtime.opening import open_engine
 from engines.sampler import Quiet, Sampler
 from engines.understanding import Understanding
 from engines.voice import voice_model
@@ -45,12 +45,14 @@ def open_talker(name: str = "embedded", weights: str | None = None, hop: int | N
     folder = own or files("engines") / "weights" / chosen.name
     with as_file(folder / "audio_encoder.onnx") as path:
         encoder = open_engine(path, expect={"profile": chosen.name, "network": "audio_encoder"})
-    with as_file(folder / "step.onnx") as path:
-        window = open_window(path, expect={"profile": chosen.name, "network": "step"})
+    with as_file(folder / "window.onnx") as path:
+        window = open_engine(path, expect={"profile": chosen.name, "network": "window"})
+    with as_file(folder / "brief.onnx") as path:
+        brief = open_engine(path, expect={"profile": chosen.name, "network": "brief"})
     placing = RelativePlacing(
         face.normalisation, life_model(own), chosen.limits, face.mouth, emotion_offsets(face), Gaze.of(face)
     )
-    sampler = replace(sampler_of(window, face, chosen), brief=window.single())
+    sampler = replace(sampler_of(window, face, chosen), brief=brief)
     understanding = Understanding(voice_model(own), contact_model(own))
     return Talker(chosen, placing, encoder, sampler, open_renderer(chosen), understanding)
 

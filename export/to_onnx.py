@@ -1,7 +1,7 @@
 """Networks to ONNX files, each with its facts inside and its comparison with torch beside it.
 
 The embedded profile's come from a training checkpoint, the published profile's from published weights. Batch and the
-embedded step's number of frames are free: hop, context and the number of steps are data.
+embedded windows' number of frames are free: hop and context are data. ``brief`` is the window in one step.
 """
 
 from __future__ import annotations
@@ -84,13 +84,13 @@ def embedded(encoder: AudioFeatures, loop: Ddim) -> Iterator[Graph]:
         "committed": plan.committed,
         "new": plan.new,
         "lookahead": plan.lookahead,
-        "steps": loop.config.steps,
         "context_time": loop.config.context_time,
         "guidance": asdict(EMBEDDED.guidance),
         "temperature": asdict(EMBEDDED.temperature),
     }
-    step = window_graph(loop, EMBEDDED.longest, fixed=False, stepped=True)
-    yield replace(step, facts={**step.facts, **facts})
+    for name, sampled in (("window", loop), ("brief", loop.in_steps(1))):
+        window = window_graph(sampled, EMBEDDED.longest, fixed=False)
+        yield replace(window, name=name, facts={**window.facts, **facts, "steps": sampled.config.steps})
 
 
 def random_embedded(seed: int) -> tuple[AudioFeatures, Ddim]:
@@ -197,7 +197,7 @@ def export_all(
 
 
 def export_embedded(checkpoint: Path, folder: Path = WEIGHTS) -> list[Path]:
-    """Write ``audio_encoder.onnx`` and ``step.onnx``; returns their paths."""
+    """Write ``audio_encoder.onnx``, ``window.onnx`` and ``brief.onnx``; returns their paths."""
     facts = {"profile": EMBEDDED.name, "weights": parity.file_hash(checkpoint)}
     return [
         export_graph(graph, folder, facts, BATCHES, halves=False)[0] for graph in embedded(*load_embedded(checkpoint))

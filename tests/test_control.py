@@ -208,7 +208,7 @@ async def test_channels_leave_nothing_behind(server: LiveServer) -> None:
 async def test_calls_begin_with_what_the_settings_say(tmp_path: Path) -> None:
     trained = tmp_path / "trained"  # what `kdtalker train --videos` writes
     trained.mkdir()
-    for name in ("keypoints.npz", "life.npz", "audio_encoder.onnx", "step.onnx"):
+    for name in ("keypoints.npz", "life.npz", "audio_encoder.onnx", "window.onnx", "brief.onnx"):
         shutil.copy(REPOSITORY / "engines" / "weights" / "embedded" / name, trained)
     own = start_server(tmp_path, weights=trained, pose_scale=0.4, gaze="fixed", emotion="happy")
     try:

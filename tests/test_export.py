@@ -282,30 +282,30 @@ def test_export_and_verify_commands(tmp_path: Path, capsys: pytest.CaptureFixtur
     out = tmp_path / "out"
     assert export_command(["--out", str(out), "--profile", "embedded", "--weights", "random:3", "--torch"]) == 0
     files = {path.name for path in (out / "embedded").iterdir()}
-    for name in ("audio_encoder", "step"):
+    for name in ("audio_encoder", "window", "brief"):
         assert {f"{name}.onnx", f"{name}.float16.onnx", f"{name}.pt2", f"{name}.reference.npz"} <= files
         assert {f"{name}.parity.json", f"{name}.float16.parity.json"} <= files
     assert verify_command([str(out), "--batches", "1", "--json", str(tmp_path / "found.json")]) == 0
     shown = capsys.readouterr().out
-    assert "none of 6 failed" in shown
+    assert "none of 9 failed" in shown
     assert "precision not verified" in shown
     found = json.loads((tmp_path / "found.json").read_text())
     assert {each["runtime"] for each in found} == {"onnxruntime", "torch"}
     assert all(each["load_seconds"] > 0 and each["load_cpu_seconds"] > 0 for each in found)
-    assert json.loads((out / "embedded" / "step.parity.json").read_text())["load_cpu_seconds"] > 0
+    assert json.loads((out / "embedded" / "window.parity.json").read_text())["load_cpu_seconds"] > 0
     assert all(each["passed"] is not False for each in found)
 
-    model = onnx.load(out / "embedded" / "step.onnx")
+    model = onnx.load(out / "embedded" / "window.onnx")
     largest = max(model.graph.initializer, key=lambda each: int(np.prod(each.dims)))
     largest.CopyFrom(numpy_helper.from_array(1.1 * numpy_helper.to_array(largest), largest.name))
-    onnx.save(model, out / "embedded" / "step.onnx")
+    onnx.save(model, out / "embedded" / "window.onnx")
     assert verify_command([str(out), "--batches", "1"]) == 1
-    assert "1 of 6 failed" in capsys.readouterr().out
+    assert "1 of 9 failed" in capsys.readouterr().out
 
 
 def test_shipped_files_are_exported_as_they_are(tmp_path: Path) -> None:
     assert export_command(["--out", str(tmp_path), "--profile", "embedded"]) == 0
-    for name in ("audio_encoder", "step"):
+    for name in ("audio_encoder", "window", "brief"):
         shipped = to_onnx.WEIGHTS / f"{name}.onnx"
         assert (tmp_path / "embedded" / shipped.name).read_bytes() == shipped.read_bytes()
         assert (tmp_path / "embedded" / f"{name}.float16.onnx").is_file()

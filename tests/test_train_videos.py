@@ -229,7 +229,8 @@ def test_from_films_to_a_talking_face(
     said = capsys.readouterr().out
     assert said.count("in step") == 2
     assert "eyes move as in the shipped model" in said.replace("\n", " ")
-    names = {"keypoints.npz", "life.npz", "audio_encoder.onnx", "step.onnx", "training.png", "lips.png", "clips.json"}
+    networks = {"audio_encoder.onnx", "window.onnx", "brief.onnx"}
+    names = networks | {"keypoints.npz", "life.npz", "training.png", "lips.png", "clips.json"}
     assert names <= {path.name for path in out.iterdir()}
     assert {entry["film"]: entry["use"] for entry in json.loads((out / "clips.json").read_text())}.keys() == {
         str(path) for path in films(folder)

@@ -14,7 +14,7 @@ from engines.contact import contact_model
 from engines.face_mesh import FaceModel, face_model
 from engines.networks.ddim import Ddim, DdimConfig
 from engines.profile import EMBEDDED, Parts
-from engines.runtime.opening import open_engine, open_window
+from engines.runtime.opening import open_engine
 from engines.sampler import Sampler
 from engines.talkers import sampler_of
 from engines.types import SPEECH_SAMPLES, FloatArray
@@ -78,12 +78,12 @@ def _other(windows: list[FloatArray], index: int) -> FloatArray:
 
 
 def open_bench(folder: Path, face: FaceModel | None = None) -> Bench:
-    """Bench around ``audio_encoder.onnx`` and ``step.onnx``, with the settings of the embedded profile.
+    """Bench around ``audio_encoder.onnx`` and ``window.onnx``, with the settings of the embedded profile.
 
     `face`: the tables the networks were trained with, default: the shipped ones.
     """
     encoder, face = open_engine(folder / "audio_encoder.onnx"), face or face_model()
-    sampler = sampler_of(open_window(folder / "step.onnx"), face, EMBEDDED)
+    sampler = sampler_of(open_engine(folder / "window.onnx"), face, EMBEDDED)
     return Bench(sampler, lambda windows: encoder.run(mel=windows)["feature"], face, measuring_matrix(face))
 
 

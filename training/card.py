@@ -15,7 +15,8 @@ from training.corpus import MEASURES
 from training.life_metrics import life_lines
 from training.tracks import held_out_names, read_index
 
-FILES = ("keypoints.npz", "audio_encoder.onnx", "step.onnx", "voice.npz", "contact.npz", "life.npz", "emotions.npz")
+NETWORKS = ("audio_encoder.onnx", "window.onnx", "brief.onnx")
+FILES = ("keypoints.npz", *NETWORKS, "voice.npz", "contact.npz", "life.npz", "emotions.npz")
 SYSTEMS = ("ours", "regression", "one step", "loudness", "shuffled", "tracker")
 AIMS = {"opening": ".54", "width": ".40", "jaw": ".42", "velocity": ".32"}
 NEEDED = ("lips", "closing", "bilabials", "robustness", "rendered", "seams", "life", "keypoints")
@@ -29,7 +30,8 @@ KDTalker's family (arXiv 2503.12963) that is sampled in short windows while soun
 |---|---|
 | `keypoints.npz` | 21 implicit keypoints: how they move the 478-point face mesh, template, statistics |
 | `audio_encoder.onnx` | log-mel window of one frame -> 128 numbers |
-| `step.onnx` | one step of DDIM over a window of up to 27 frames; a call: 2 steps, 6 committed, 2 new, 1 look-ahead |
+| `window.onnx` | one hop of DDIM, both steps, windows of up to 27 frames; a call: 6 committed, 2 new, 1 look-ahead |
+| `brief.onnx` | the same in one step, for a machine that falls behind |
 | `voice.npz` | whether somebody speaks: a recurrent cell over the same mel windows |
 | `contact.npz` | when lips touch: such a cell; and how a mouth closes |
 | `life.npz` | head, brows, eyes, nods: a state-space model and renewal processes fitted to the tracks |

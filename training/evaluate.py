@@ -73,12 +73,13 @@ def groups_of(items: list[Item]) -> Groups:
 
 def check_exported(folder: Path, checkpoint: Path) -> None:
     """Raise KDTalkerError unless the files in `folder` were exported from `checkpoint`."""
-    engine = open_engine(folder / "step.onnx")
+    engine = open_engine(folder / "window.onnx")
     exported = json.loads(engine.metadata["weights"])
     engine.close()
     if exported != digest_of(checkpoint):
         raise KDTalkerError(
-            f"{folder}/step.onnx was not exported from {checkpoint}; run `python -m export.to_onnx {checkpoint}` first."
+            f"{folder}/window.onnx was not exported from {checkpoint}; run `python -m export.to_onnx {checkpoint}` "
+            "first."
         )
 
 

@@ -7,7 +7,7 @@ arXiv 2202.00512; guidance: Ho and Salimans, arXiv 2207.12598)
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Literal
 
@@ -164,6 +164,12 @@ class Ddim(nn.Module):
         self.config = config
         self.schedule = Schedule(config, context_shares)
         self.register_buffer("silence", silence, persistent=False)
+
+    def in_steps(self, count: int) -> Ddim:
+        """The same denoiser and context in another number of steps."""
+        config = replace(self.config, steps=count)
+        silence = None if self.silence is None else self.get_buffer("silence")
+        return Ddim(self.denoiser, config, self.schedule.get_buffer("context_shares"), silence)
 
     def forward(
         self,

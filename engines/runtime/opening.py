@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from engines.runtime.base import Engine, check_facts, check_shapes
-from engines.runtime.stepped import SteppedWindow
 from engines.types import WeightsError
 
 
@@ -34,11 +33,6 @@ def open_engine(
     if batches:
         engine.warm(batches, **(sizes or {}))
     return engine
-
-
-def open_window(path: Path, expect: Mapping[str, object] | None = None) -> SteppedWindow:
-    """The file of a sampler step as a window of the steps it states; `expect` and errors as in `open_engine`."""
-    return SteppedWindow(open_engine(path, expect=expect))
 
 
 def _open(path: Path, device: str, threads: int) -> Engine:

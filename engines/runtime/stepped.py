@@ -1,4 +1,4 @@
-"""A window sampled step by step, behind the contract of a window: the number of steps is data."""
+"""A window sampled step by step, behind the contract of a window: for more steps than a graph unrolls."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ OWN = ("state", "step", "following")  # inputs of a step that a window does not 
 class SteppedWindow:
     """Loops over an engine of one step; takes and gives what a window's engine does.
 
-    `steps`: diffusion steps from the noisiest on; without them those the file states. Several may share an engine.
+    `steps`: diffusion steps from the noisiest on; without them those the file states.
     """
 
     def __init__(self, engine: Engine, steps: Iterable[int] | None = None) -> None:
@@ -36,10 +36,6 @@ class SteppedWindow:
             (np.array([step]), np.array([following]))
             for step, following in zip(chosen, [*chosen[1:], DONE], strict=True)
         ]
-
-    def single(self) -> SteppedWindow:
-        """The same engine in one step, from the noisiest state straight to the result."""
-        return SteppedWindow(self._engine, self._pairs[0][0].tolist())
 
     def run(self, out: Mapping[str, Array] | None = None, /, **arrays: Array) -> dict[str, Array]:
         noise = arrays.get("noise")
