@@ -21,7 +21,8 @@ from typing import Any
 import numpy as np
 
 from engines.controls import Controls, Offer
-from engines.types import SPEECH_SAMPLES, Identity, MotionTick
+from engines.types import SPEECH_SAMPLES, ByteArray, Identity
+from server.animation import Animation
 from server.batcher import Batcher
 from server.clock import SessionClock
 from server.connection import Connection
@@ -92,7 +93,15 @@ class Session:
         self._settings, self._governor = settings, governor
         self._lease = batcher.lease(identity)
         self._delay = batcher.talker.profile.delay + settings.compute_allowance
-        self._ahead = math.ceil(batcher.talker.profile.mel.reach / SPEECH_SAMPLES) - 1  # ticks a feature waits for
+        self._animation = Animation(
+            name,
+            seed_of(name),
+            self._lease,
+            governor,
+            self.metrics,
+            ahead=math.ceil(batcher.talker.profile.mel.reach / SPEECH_SAMPLES) - 1,
+            patience=settings.compute_allowance / 2,
+        )
         self._changed = asyncio.Event()  # of the connection's state, or of what is wanted
         self._over = asyncio.Event()
         self._connecting = asyncio.Lock()
@@ -164,9 +173,12 @@ class Session:
                     self._the_connection.begin(clock)
                     self.audience.begin(clock)
                     self.metrics.begin()
-                    for work in (self._hear, self._animate):
-                        workers.append(group.create_task(work(clock), name=f"{self.id} {work.__name__}"))
-                    workers.append(group.create_task(self.audience.run(), name=f"{self.id} audience"))
+                    for name, work in (
+                        ("hearing", self._hear(clock)),
+                        ("animation", self._animation.run(clock, self._unheard, self)),
+                        ("audience", self.audience.run()),
+                    ):
+                        workers.append(group.create_task(work, name=f"{self.id} {name}"))
                     await self._watch()
             finally:
                 for worker in workers:
@@ -230,6 +242,21 @@ class Session:
         """Whether anybody sees the pictures."""
         return self._the_connection.pictures is not None or self.audience.watching
 
+    @property
+    def recorded(self) -> bool:
+        """Whether the pictures are kept."""
+        return self.recording is not None and self.recording.reason is None
+
+    def streams(self, pixels: int) -> list[tuple[PictureStream, int]]:
+        """Where a picture goes, and how large it is to be there, at most `pixels`."""
+        own = self._the_connection.pictures
+        return ([(own, pixels)] if own is not None else []) + self.audience.streams(pixels)
+
+    def keep(self, tick: int, picture: ByteArray) -> None:
+        """Record a picture u8 (H, W, 3), if that is wanted."""
+        if self.recording is not None:
+            self.recording.picture(tick, picture)
+
     async def closed(self) -> None:
         """Wait until nothing of the call is left; any number may wait."""
         await self._over.wait()
@@ -255,15 +282,6 @@ class Session:
     def _the_connection(self) -> Connection:
         assert self._connection is not None, "connect first"
         return self._connection
-
-    @property
-    def _recorded(self) -> bool:
-        return self.recording is not None and self.recording.reason is None
-
-    def _streams(self, pixels: int) -> list[tuple[PictureStream, int]]:
-        """Where a picture goes, and how large it is to be there, at most `pixels`."""
-        own = self._the_connection.pictures
-        return ([(own, pixels)] if own is not None else []) + self.audience.streams(pixels)
 
     async def _release(self) -> None:
         self._lease.release()
@@ -321,56 +339,6 @@ class Session:
             if math.sqrt(float(np.mean(speech.pcm**2))) > VOICE:
                 self._last_voice = clock.now()
             tick += 1
-
-    async def _animate(self, clock: SessionClock) -> None:
-        """Sound to pictures. One that is too late is skipped, so that the next one is of the present again."""
-        heard = first = 0  # ticks: taken so far, and taken before the motion began anew
-        broken = False
-        failing: set[str] = set()  # what is in the log until it works again, so that it is there once
-        while True:
-            pcm = await self._unheard.take()
-            deadline = clock.now() + self._settings.compute_allowance / 2
-            try:
-                if broken:
-                    await self._lease.begin(seed_of(self.id), deadline, self.controls)
-                    first, broken = heard, False
-                ready = await self._lease.listen(pcm, deadline, self.controls, brief=self._governor.effort.brief)
-                failing.discard("motion")
-            except Exception:  # sound goes on, and so does the call
-                if "motion" not in failing:
-                    logger.exception("session %s: no motion; it begins anew", self.id)
-                failing.add("motion")
-                self.metrics.dropped("motion_error")
-                ready, broken = [], True
-            heard += len(pcm) // SPEECH_SAMPLES
-            self.metrics.traces.understood(heard - self._ahead)
-            for made in ready:
-                motion = MotionTick(first + made.tick, made.motion)
-                self.metrics.traces.mark(motion.tick, "sampled")
-                effort = self._governor.effort
-                if effort.skip and motion.tick % effort.skip == 0:
-                    continue
-                streams = self._streams(effort.pixels)
-                if not streams and not self._recorded:
-                    continue  # nobody looks; the motion goes on, so that the face is where it would be
-                newest = made is ready[-1] and self._unheard.empty
-                if streams and all(stream.too_late(motion.tick, newest) for stream, _ in streams):
-                    self.metrics.dropped("late_before_rendering")
-                    continue
-                try:
-                    picture = await self._lease.render(motion.motion, clock.showing(motion.tick), self.controls)
-                    failing.discard("pictures")
-                except Exception:
-                    if "pictures" not in failing:
-                        logger.exception("session %s: pictures cannot be rendered", self.id)
-                    failing.add("pictures")
-                    self.metrics.dropped("render_error")
-                    continue
-                self.metrics.traces.mark(motion.tick, "rendered")
-                for stream, pixels in streams:
-                    stream.show(motion.tick, picture, pixels)
-                if self.recording is not None:
-                    self.recording.picture(motion.tick, picture)
 
     async def _watch(self) -> None:
         """Follow the connection's state; end the call when its peer stays away, nobody speaks or its time is up."""

@@ -125,7 +125,7 @@ def test_training_repeats(mirror: np.ndarray) -> None:
 
 
 def test_export_is_what_was_trained(checkpoint: Path, tmp_path: Path) -> None:
-    encoder_path, window_path = export_embedded(checkpoint, tmp_path)
+    encoder_path, window_path, _ = export_embedded(checkpoint, tmp_path)
     encoder, loop = load_embedded(checkpoint)
     mel = torch.randn(3, 80, EMBEDDED.mel.columns)
     with torch.inference_mode():
@@ -146,7 +146,7 @@ def test_export_is_what_was_trained(checkpoint: Path, tmp_path: Path) -> None:
 
 
 def test_unrolled_steps_share_their_weights(checkpoint: Path, tmp_path: Path) -> None:
-    _, window_path = export_embedded(checkpoint, tmp_path)
+    _, window_path, _ = export_embedded(checkpoint, tmp_path)
     _, loop = load_embedded(checkpoint)
     stored = sum(int(np.prod(tensor.dims)) for tensor in onnx.load(window_path).graph.initializer)
     parameters = sum(parameter.numel() for parameter in loop.parameters())
