@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
-from importlib.resources import as_file, files
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +16,8 @@ import numpy as np
 from engines.face_mesh import FaceModel
 from engines.motion import EXPRESSION
 from engines.recurrent import Recurrent
-from engines.types import MOTION_WIDTH, FloatArray, WeightsError
+from engines.tables import own, tables
+from engines.types import MOTION_WIDTH, FloatArray
 
 DELAY = 1  # ticks that an answer comes after the frame it is for; what a window looks ahead covers it
 # Of the network's answer: at 0 lips are apart, between the first two it does not know, from the last on they touch.
@@ -82,12 +82,5 @@ class ContactModel:
 @cache
 def contact_model(folder: Path | None = None) -> ContactModel:
     """Parameters from a folder that has its own, else the shipped ones; raises WeightsError when they are not ours."""
-    own = None if folder is None else folder / "contact.npz"
-    resource = files("engines") / "weights" / "embedded" / "contact.npz"
-    try:
-        with as_file(own if own is not None and own.exists() else resource) as path, np.load(path) as archive:
-            return ContactModel(Recurrent.of(archive), archive["closing"])
-    except (OSError, KeyError, ValueError) as error:
-        raise WeightsError(
-            f"The contact tables {own or resource} cannot be read ({error}); reinstall the package."
-        ) from error
+    with tables("contact.npz", "contact tables", own(folder, "contact.npz")) as archive:
+        return ContactModel(Recurrent.of(archive), archive["closing"])

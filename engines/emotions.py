@@ -6,13 +6,13 @@ The table comes out of ``weights/embedded/emotions.npz``, fitted by ``python -m 
 from __future__ import annotations
 
 from functools import cache
-from importlib.resources import as_file, files
 
 import numpy as np
 
 from engines.controls import EMOTIONS
 from engines.face_mesh import FaceModel, face_model
-from engines.types import FloatArray, WeightsError
+from engines.tables import tables
+from engines.types import FloatArray
 
 
 def emotion_offsets(face: FaceModel) -> FloatArray:
@@ -29,9 +29,5 @@ def emotion_offsets(face: FaceModel) -> FloatArray:
 
 @cache
 def _shipped() -> FloatArray:
-    resource = files("engines") / "weights" / "embedded" / "emotions.npz"
-    try:
-        with as_file(resource) as path, np.load(path) as archive:
-            return np.stack([archive[name] for name in EMOTIONS[1:]])
-    except (OSError, KeyError, ValueError) as error:
-        raise WeightsError(f"The emotions {resource} cannot be read ({error}); reinstall the package.") from error
+    with tables("emotions.npz", "emotions") as archive:
+        return np.stack([archive[name] for name in EMOTIONS[1:]])

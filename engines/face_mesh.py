@@ -11,13 +11,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
-from importlib.resources import as_file, files
 from pathlib import Path
 
 import numpy as np
 
 from engines.motion import EXPRESSION, Normalisation
 from engines.profile import Parts
+from engines.tables import tables
 from engines.types import FRAME_SIZE, KEYPOINTS, MOTION_WIDTH, FloatArray, WeightsError
 
 MOUTH_CORNERS, CHIN = (61, 291), (152,)
@@ -142,16 +142,10 @@ def face_model(folder: Path | None = None) -> FaceModel:
 
     Only the statistics may differ from the shipped tables: enrolled faces were measured with those.
     """
-    resource = (folder or files("engines") / "weights" / "embedded") / "keypoints.npz"
-    try:
-        with as_file(resource) as path, np.load(path) as archive:
-            normalisation = Normalisation(
-                *(archive[name] for name in ("mean", "std", "canonical_mean", "canonical_std"))
-            )
-            tables = {name: archive[name] for name in ("mixing", "reading", "placing", "template", "mouth")}
-    except (OSError, KeyError, ValueError) as error:
-        cure = "reinstall the package" if folder is None else "name a folder that `kdtalker train --videos` wrote"
-        raise WeightsError(f"The keypoint tables {resource} cannot be read ({error}); {cure}.") from error
-    if folder is not None and any(not np.array_equal(tables[name], getattr(face_model(), name)) for name in tables):
-        raise WeightsError(f"{resource} holds other keypoints than this version's; train again.")
-    return FaceModel(normalisation=normalisation, **tables)
+    cure = "reinstall the package" if folder is None else "name a folder that `kdtalker train --videos` wrote"
+    with tables("keypoints.npz", "keypoint tables", folder, cure) as archive:
+        normalisation = Normalisation(*(archive[name] for name in ("mean", "std", "canonical_mean", "canonical_std")))
+        found = {name: archive[name] for name in ("mixing", "reading", "placing", "template", "mouth")}
+    if folder is not None and any(not np.array_equal(found[name], getattr(face_model(), name)) for name in found):
+        raise WeightsError(f"{folder / 'keypoints.npz'} holds other keypoints than this version's; train again.")
+    return FaceModel(normalisation=normalisation, **found)

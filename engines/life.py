@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from functools import cache
-from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,8 @@ from numpy.typing import NDArray
 from engines.chance import SWAY, normals
 from engines.eyes import EyesModel, EyesState
 from engines.listening import ListeningModel, ListeningState
-from engines.types import FloatArray, WeightsError
+from engines.tables import tables
+from engines.types import FloatArray
 
 POSE = slice(0, 7)  # scale, angles, translation
 LOUDNESS_COLUMNS = 5  # mel columns, the latest of a window: about 30 ms past the frame's begin
@@ -184,13 +184,9 @@ PARTS = {"sway": SwayModel, "eyes": EyesModel, "listening": ListeningModel}
 @cache
 def life_model(folder: Path | None = None) -> LifeModel:
     """The parameters in `folder`, default: the shipped ones; raises WeightsError when they are missing or not ours."""
-    resource = (folder or files("engines") / "weights" / "embedded") / "life.npz"
-    try:
-        with as_file(resource) as path, np.load(path) as archive:
-            parts = {name: kind(**_fields(kind, archive, f"{name}.")) for name, kind in PARTS.items()}
-            return LifeModel(**parts, brows=archive["brows"], lifting=archive["lifting"])
-    except (OSError, KeyError, ValueError) as error:
-        raise WeightsError(f"The life tables {resource} cannot be read ({error}); reinstall the package.") from error
+    with tables("life.npz", "life tables", folder) as archive:
+        parts = {name: kind(**_fields(kind, archive, f"{name}.")) for name, kind in PARTS.items()}
+        return LifeModel(**parts, brows=archive["brows"], lifting=archive["lifting"])
 
 
 def _fields(kind: Any, archive: Any, prefix: str) -> dict[str, Any]:

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
-from importlib.resources import as_file, files
 from pathlib import Path
 
 import numpy as np
 
 from engines.recurrent import Recurrent
-from engines.types import FloatArray, WeightsError
+from engines.tables import own, tables
+from engines.types import FloatArray
 
 BEGINS, GOES_ON = 0.7, 0.2  # of the network's answer: what it takes to begin to speak, and to go on
 HOLD = 4  # ticks that speech is taken to go on after that
@@ -56,15 +56,8 @@ class VoiceModel:
 @cache
 def voice_model(folder: Path | None = None) -> VoiceModel:
     """Parameters from a folder that has its own, else the shipped ones; raises WeightsError when they are not ours."""
-    own = None if folder is None else folder / "voice.npz"
-    resource = files("engines") / "weights" / "embedded" / "voice.npz"
-    try:
-        with as_file(own if own is not None and own.exists() else resource) as path, np.load(path) as archive:
-            return VoiceModel(Recurrent.of(archive))
-    except (OSError, KeyError, ValueError) as error:
-        raise WeightsError(
-            f"The voice tables {own or resource} cannot be read ({error}); reinstall the package."
-        ) from error
+    with tables("voice.npz", "voice tables", own(folder, "voice.npz")) as archive:
+        return VoiceModel(Recurrent.of(archive))
 
 
 def only_speech(features: FloatArray, shares: FloatArray, silence: FloatArray) -> FloatArray:
