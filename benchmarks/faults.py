@@ -9,8 +9,10 @@ from __future__ import annotations
 import asyncio
 import io
 import os
+import resource
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from fractions import Fraction
 from itertools import pairwise
@@ -30,6 +32,7 @@ PORTRAIT = Path(__file__).resolve().parent.parent / "engines" / "avatars" / "ast
 SETTLE = 3.0  # seconds before a fault
 RECOVERY = 5.0  # seconds after it
 PACKETS = RATE // PACKET  # of sound a second
+FULL = 200_000  # bytes; a recording of a few seconds has more
 HELD = ("process_open_fds", "kdtalker_event_loop_tasks", "kdtalker_threads")
 
 
@@ -80,7 +83,8 @@ def _packet(payload: bytes, pts: int) -> av.Packet[Any]:
 class Fault:
     """`promise`: what must be seen. `engine`: the signal that makes `benchmarks.faulty` fail. `up` leads to the server.
 
-    `pictures`: the least share of 25 a second that the suffering call still decodes meanwhile.
+    `pictures`: the least share of 25 a second that the suffering call still decodes meanwhile. `full`: the call is
+    recorded, and no file of the server's may grow beyond FULL bytes.
     """
 
     name: str
@@ -91,6 +95,7 @@ class Fault:
     vanishes: bool = False
     engine: signal.Signals | None = None
     pictures: float = 0.0
+    full: bool = False
 
 
 LOSS, JITTER = Impairment(loss=0.2), Impairment(jitter=0.3)
@@ -106,6 +111,7 @@ MICROPHONE = (
     Fault("clock 0.1 % slow", "absorbed", lambda sound: Voice(sound, fast=-0.001), pictures=0.9),
 )
 VANISHED = Fault("peer vanishes", "the call ends after its grace", vanishes=True)
+DISK = Fault("disk full", "the recording ends and says so, the call goes on", full=True, pictures=0.9)
 ENGINE = (
     Fault("renderer raises", "no pictures meanwhile, sound goes on", engine=signal.SIGUSR1),
     Fault("renderer hangs", "no pictures meanwhile, sound goes on, its thread is replaced", engine=signal.SIGUSR2),
@@ -125,8 +131,8 @@ class Seen:
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """`state`: of the suffering call in the end. `other`: the other call, all the time. `delay_ms`: that reading stays
-    behind the microphone: before, at the end of the fault, and after the recovery. `left`: what the server holds more
-    of than before both calls.
+    behind the microphone: before, at the end of the fault, and after the recovery. `recording`: why it ended, if there
+    was one. `left`: what the server holds more of than before both calls.
     """
 
     fault: Fault
@@ -137,6 +143,7 @@ class Outcome:
     delay_ms: tuple[float, float, float]
     microphone: dict[str, Any]
     relayed: dict[str, dict[str, int]]
+    recording: str | None
     left: dict[str, float] = field(default_factory=dict)
 
     def broken(self, share: float = 0.95, sound: float = 0.95) -> list[str]:
@@ -154,6 +161,8 @@ class Outcome:
             wrong.append(f"the other's pictures: {self.other}")
         if self.left:
             wrong.append(f"left behind: {self.left}")
+        if fault.full and self.recording != "disk full":
+            wrong.append(f"the recording: {self.recording}")
         if fault.vanishes:
             return wrong
         if self.during.pictures < min(share, fault.pictures) * FPS * self.during.seconds:
@@ -215,7 +224,10 @@ async def suffer(
             suffering.vanish()
         if fault.engine is not None:
             os.kill(pid, fault.engine)
-        await asyncio.sleep(seconds)
+        with full_disk(pid) if fault.full else nullcontext():
+            if fault.full:
+                await suffering.record()
+            await asyncio.sleep(seconds)
         during = span.seen()
         if not fault.vanishes:
             delays.append(await _delay(suffering))
@@ -226,19 +238,32 @@ async def suffer(
         span = _Span(suffering)
         await asyncio.sleep(recovery - 0.5)
         after = span.seen()
-        state, microphone = "gone", {}
+        state, microphone, recording = "gone", {}, None
         if fault.vanishes:
             async with asyncio.timeout(60):
                 while await _stats(suffering) is not None:  # noqa: ASYNC110
                     await asyncio.sleep(0.1)
         elif (stats := await _stats(suffering)) is not None:
             state, microphone = stats["state"], stats["microphone"]
+            recording = (stats["recording"] or {}).get("reason")
             delays.append(microphone["delay_ms"])
         beside = whole.seen()
     left = {name: value - before[name] for name, value in (await held(url)).items() if value > before[name]}
     relayed = {"up": dict(relay.up.counts), "down": dict(relay.down.counts)}
     delays += [float("nan")] * (3 - len(delays))
-    return Outcome(fault, state, during, after, beside, (delays[0], delays[1], delays[2]), microphone, relayed, left)
+    delay_ms = (delays[0], delays[1], delays[2])
+    return Outcome(fault, state, during, after, beside, delay_ms, microphone, relayed, recording, left)
+
+
+@contextmanager
+def full_disk(pid: int) -> Iterator[None]:
+    """No file of this process may grow beyond FULL bytes: its writes fail as they do on a full disk (Linux)."""
+    soft, hard = resource.prlimit(pid, resource.RLIMIT_FSIZE)
+    resource.prlimit(pid, resource.RLIMIT_FSIZE, (FULL, hard))
+    try:
+        yield
+    finally:
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, (soft, hard))
 
 
 class _Span:

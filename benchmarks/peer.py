@@ -163,6 +163,11 @@ class Peer:
         answer.raise_for_status()
         return answer.json()
 
+    async def record(self) -> None:
+        """Have the call recorded by the server."""
+        answer = await self._http.post(f"{self.location}/recording", headers={"Session-Token": self.token})
+        answer.raise_for_status()
+
     async def pictures(self, count: int, within: float) -> None:
         """Wait until `count` more pictures were decoded."""
         goal = self.count + count

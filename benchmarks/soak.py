@@ -15,7 +15,7 @@ import httpx
 import numpy as np
 
 from benchmarks import conditions
-from benchmarks.faults import ENGINE, MICROPHONE, NETWORK, PORTRAIT, VANISHED, dyed, enrolled, suffer, table
+from benchmarks.faults import DISK, ENGINE, MICROPHONE, NETWORK, PORTRAIT, VANISHED, dyed, enrolled, suffer, table
 from benchmarks.launch import Running, server
 from benchmarks.machine import machine
 from benchmarks.peer import RATE, Peer
@@ -163,7 +163,7 @@ async def matrix(seconds: float, sound: np.ndarray) -> list[dict[str, Any]]:
     with server(2, command, lost_after=1, grace=2, rate_limit=0) as running:
         avatar = await enrolled(running.url, face)
         await call(running.url, vanish=False)  # what is loaded once for all is loaded now
-        for fault in (*NETWORK, *MICROPHONE, VANISHED, *ENGINE):
+        for fault in (*NETWORK, *MICROPHONE, DISK, VANISHED, *ENGINE):
             pid = running.process.pid
             outcome = await suffer(running.url, fault, seconds, sound, avatar=avatar, pid=pid)
             rows.append(outcome.row() | {"broken": outcome.broken()})
