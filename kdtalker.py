@@ -26,7 +26,6 @@ EXTRAS = {
     "onnx": "train",
     "soundfile": "train",
     "huggingface_hub": "kdtalker",
-    "httpx": "test",
     "tensorrt": "tensorrt",
 }
 

@@ -1,0 +1,107 @@
+"""The WebSocket beside a call: controls and sound to the server, events from it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import ssl
+from typing import Any
+
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
+
+from client.errors import AvatarError
+from client.events import Event, Refused, Spoken, State, event_of
+from client.http import refusal
+from client.stream import Stream
+
+KEPT = 1000  # events that wait for a reader
+BROKEN = "the connection to the server broke"
+
+
+class Channel:
+    """One open channel; `events` end with the call. `reason` says why it is over, "" while it is not."""
+
+    def __init__(self, socket: ClientConnection) -> None:
+        self.events: Stream[Event] = Stream(KEPT)
+        self.reason = ""
+        self._socket = socket
+        self._asking = asyncio.Lock()
+        self._wanted = ""  # type of the event that answers what is asked
+        self._answer: Event | None = None
+        self._spoken: dict[int, Spoken] = {}  # by number of the text
+        self._news = asyncio.Event()  # another one after each event
+
+    @classmethod
+    async def open(cls, url: str, headers: dict[str, str], tls: ssl.SSLContext | None) -> Channel:
+        """A channel at `url` (http or https); raises AvatarError."""
+        try:
+            return cls(await connect(url.replace("http", "ws", 1), additional_headers=headers, ssl=tls))
+        except InvalidStatus as error:
+            answer = error.response
+            raise refusal(answer.status_code, bytes(answer.body or b""), answer.headers) from None
+        except (OSError, InvalidHandshake, TimeoutError) as error:
+            raise AvatarError(f"The call's channel cannot be opened: {error}") from error
+
+    async def run(self) -> None:
+        """Pass on what the server tells, until the channel is closed."""
+        try:
+            async for text in self._socket:
+                self._take(event_of(json.loads(text)))
+        except ConnectionClosed:
+            pass
+        finally:
+            self.reason = self.reason or "the connection to the server broke"
+            self.events.end()
+            self._news.set()
+
+    async def ask(self, message: dict[str, Any], answered_by: str) -> Event:
+        """Send a message and wait for the event of that type that answers it; raises AvatarError."""
+        async with self._asking:
+            self._wanted, self._answer = answered_by, None
+            try:
+                await self.send(json.dumps(message))
+                while self._answer is None:
+                    await self._next()
+            finally:
+                self._wanted = ""
+        if isinstance(self._answer, Refused):
+            raise AvatarError(self._answer.detail)
+        return self._answer
+
+    async def spoken(self, number: int) -> Spoken:
+        """Wait until the text of that number is said or interrupted; raises AvatarError."""
+        while number not in self._spoken:
+            await self._next()
+        return self._spoken[number]
+
+    async def send(self, frame: str | bytes) -> None:
+        """Text or sound, as it is; raises AvatarError where the call is over."""
+        try:
+            await self._socket.send(frame)
+        except ConnectionClosed:
+            await self._next()
+
+    async def close(self) -> None:
+        self.reason = self.reason or "left"
+        await self._socket.close()
+
+    async def _next(self) -> None:
+        """Wait for the next event; raises AvatarError where none will come."""
+        if not self.reason:
+            await self._news.wait()
+        if self.reason:
+            raise AvatarError(f"The call is over: {self.reason}.")
+
+    def _take(self, event: Event) -> None:
+        answers = self._wanted and self._answer is None and event.type in (self._wanted, Refused.kind)
+        if answers:
+            self._answer = event
+        if isinstance(event, Spoken):
+            self._spoken[event.id] = event
+        if isinstance(event, State) and event.state == "ended":
+            self.reason = event.reason or "the server ended it"
+        if not (answers and isinstance(event, Refused)):
+            self.events.put(event)
+        self._news.set()
+        self._news = asyncio.Event()
