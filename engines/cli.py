@@ -144,7 +144,7 @@ def _rows(take: Take, options: argparse.Namespace, speech: Speech, other: Speech
     if options.motion:
         if other is not None:
             raise KDTalkerError("What the face hears is part of saved motion: leave --listen out with --motion.")
-        if replace(controls, view=DEFAULT.view, background=DEFAULT.background) != DEFAULT:
+        if replace(controls, view=DEFAULT.view, background=DEFAULT.background, mark=DEFAULT.mark) != DEFAULT:
             raise KDTalkerError("What the face does is part of saved motion: leave the controls out with --motion.")
         clip = load_motion(options.motion, take.talker.profile.name)
         return take.talker.placing.transfer(take.identity.source, clip.rows, clip.made_on)
@@ -206,9 +206,17 @@ def render(argv: list[str]) -> int:
             speed = progress.tasks[0].speed
             progress.update(bar, completed=done, speed=f"{speed:.2g} frames/s" if speed else "")
 
-        staged = _staged(take, chosen(options))
+        controls = chosen(options)
         count = render_file(
-            take.talker, take.identity, speech, rows, options.out, paste=take.paste, staged=staged, on_progress=show
+            take.talker,
+            take.identity,
+            speech,
+            rows,
+            options.out,
+            paste=take.paste,
+            staged=_staged(take, controls),
+            mark=controls.mark,
+            on_progress=show,
         )
     console.print(f"{options.out}: {count} frames, {count / FPS:.2f} s")
     return 0

@@ -44,7 +44,8 @@ class Controls:
     """`pose_scale` 0 to 2: head motion. `expression_scale` 0 to 1.5: brows and mouth; `mouth_scale` 0.5 to 1.5: the
     mouth once more, for people who speak with large or small mouths. `gaze`: "free", or "fixed" on the viewer.
     `emotion`: one of `EMOTIONS`, at `emotion_strength` 0 to 1. `view`: the "crop" about the face, or the whole "photo".
-    `background`: one of `BACKGROUNDS` or a colour as "#00b140". Raises ControlError on anything else.
+    `background`: one of `BACKGROUNDS` or a colour as "#00b140". `mark`: whether a small sign in the picture says that
+    this is an AI avatar. Raises ControlError on anything else.
     """
 
     pose_scale: float = 1.0
@@ -55,6 +56,7 @@ class Controls:
     emotion_strength: float = 0.7
     view: str = CROP
     background: str = ORIGINAL
+    mark: bool = False
 
     def __post_init__(self) -> None:
         for name, (low, high) in RANGES.items():
@@ -68,6 +70,8 @@ class Controls:
                 continue
             if getattr(self, name) not in known:
                 raise ControlError(f"{name} must be one of {', '.join(known)}, not {_shown(getattr(self, name))}.")
+        if not isinstance(self.mark, bool):
+            raise ControlError(f"mark must be true or false, not {_shown(self.mark)}.")
 
     def changed(self, /, **changes: Any) -> Controls:
         """These controls with some of them set anew; raises ControlError for unknown names too."""
@@ -180,6 +184,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--view", choices=VIEWS, help="photo: the whole photo with the face in it; default: crop")
     group.add_argument(
         "--background", metavar="NAME", help="original (default), blurred, plain, green, or a colour as #00b140"
+    )
+    group.add_argument(
+        "--mark", action=argparse.BooleanOptionalAction, help="a small sign in the picture: AI avatar; default: none"
     )
 
 

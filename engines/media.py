@@ -14,6 +14,7 @@ from typing import Protocol
 import av
 import numpy as np
 
+from engines.mark import METADATA
 from engines.types import (
     FPS,
     FRAME_SIZE,
@@ -135,6 +136,7 @@ def video_file(path: Path, playback: IntArray, size: tuple[int, int] = (FRAME_SI
     partial = path.with_name(f".{path.name}.partial")
     try:
         with av.open(str(partial), "w", format="mp4", options={"movflags": "+faststart"}) as container:
+            container.metadata.update(METADATA)
             writer = _VideoWriter(container, playback, size)
             yield writer
             writer.finish()

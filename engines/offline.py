@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from engines.controls import DEFAULT, Controls
+from engines.mark import marked
 from engines.media import Speech, video_file
 from engines.pipeline import Talker
 from engines.published.cropping import PasteBack
@@ -63,13 +64,14 @@ def render_file(
     *,
     paste: PasteBack | None = None,
     staged: Staged | None = None,
+    mark: bool = False,
     on_progress: Callable[[int], None] = lambda done: None,
 ) -> int:
     """Write the talking portrait to `out` (MP4, H.264 + AAC); returns the number of frames.
 
     `rows`: motion (70,) of every frame, such as `motions` gives; what exceeds the speech is left out. `paste`: the
-    photo that the frames are put back into. `staged`: the face as it is to be shown, default: the crop. `on_progress`
-    is called with the number of frames written so far.
+    photo that the frames are put back into. `staged`: the face as it is to be shown, default: the crop. `mark`: draw
+    the sign that this is an avatar. `on_progress` is called with the number of frames written so far.
     """
     size = (FRAME_SIZE, FRAME_SIZE) if paste is None else (paste.photo.shape[1], paste.photo.shape[0])
     if staged is not None:
@@ -79,7 +81,8 @@ def render_file(
     done = 0
     with video_file(out, speech.playback, size) as sink:
         for batch in pictures:
-            sink.write(batch if paste is None else np.stack([paste(frame) for frame in batch]))
+            shown = batch if paste is None else np.stack([paste(frame) for frame in batch])
+            sink.write(np.stack([marked(frame) for frame in shown]) if mark else shown)
             done += len(batch)
             on_progress(done)
     return done

@@ -19,6 +19,7 @@ from functools import partial
 from typing import Any
 
 from engines.controls import DEFAULT, Controls
+from engines.mark import marked
 from engines.pipeline import Talk, Talker
 from engines.renderer import Staged
 from engines.types import ByteArray, FloatArray, Identity, KDTalkerError, MotionTick
@@ -73,7 +74,8 @@ class Lease:
         return ready
 
     async def render(self, motion: FloatArray, deadline: float, controls: Controls = DEFAULT) -> ByteArray:
-        """Motion f32 (70,) -> u8 (height, width, 3) RGB, in the view and before the background that `controls` ask for.
+        """Motion f32 (70,) -> u8 (height, width, 3) RGB, in the view, before the background and with the sign that
+        `controls` ask for.
 
         512 x 512 where that is the crop; sides are even.
         """
@@ -84,7 +86,8 @@ class Lease:
         look = controls.view, controls.background
         if self._staged is None or look != self._look:
             self._staged, self._look = self._batcher.talker.renderer.staged(self._identity, *look), look
-        return self._staged(motion)
+        picture = self._staged(motion)
+        return marked(picture) if controls.mark else picture
 
     def release(self) -> None:
         """Give up: jobs that wait are forgotten, the result of one that runs is dropped."""

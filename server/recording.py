@@ -26,6 +26,7 @@ import cv2
 import numpy as np
 from av.video.stream import VideoStream
 
+from engines.mark import METADATA
 from engines.types import FPS, PLAYBACK_RATE, PLAYBACK_SAMPLES, ByteArray, IntArray
 
 WAITING_PICTURES = 8  # then the next one is left out, and the one before is shown for longer
@@ -184,6 +185,7 @@ class _Film:
             self._container = av.open(
                 self._disk, "w", format="mp4", options={"movflags": "+hybrid_fragmented+delay_moov+frag_keyframe"}
             )
+            self._container.metadata.update(METADATA)
             height, width = (side - side % 2 for side in still.shape[:2])
             self._size = width, height
             self._video = _video(self._container, width, height)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import FileResponse, JSONResponse
 
+from engines.mark import marked
 from server.house import House
 from server.problems import ProblemError
 from server.recording import STOPPED
@@ -27,7 +28,8 @@ def router(house: House) -> APIRouter:
         if session.recording is not None and not session.recording.done:
             raise ProblemError(409, "This call is being recorded already.")
         try:
-            shelved = recordings.begin(session.still, holder.name, session.id, session.recording_ended)
+            still = marked(session.still) if session.controls.mark else session.still
+            shelved = recordings.begin(still, holder.name, session.id, session.recording_ended)
         except NoRoomError as full:
             raise ProblemError(507, str(full)) from None
         session.record(shelved.recording)

@@ -112,6 +112,7 @@ class Settings(BaseSettings):
     emotion_strength: float = DEFAULT.emotion_strength
     view: str = DEFAULT.view
     background: str = DEFAULT.background
+    mark: bool = DEFAULT.mark
     """What calls begin with; each of them can be changed in a call."""
 
     ice_servers: tuple[IceServer, ...] = ()

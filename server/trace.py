@@ -14,6 +14,7 @@ import numpy as np
 from engines.types import FPS
 
 KEPT = 10 * FPS  # pictures that a call remembers
+RECENT = 10.0  # seconds after which it forgets them
 UNDER_WAY = 4 * FPS  # ticks that have not been sent yet; older ones never will be
 
 
@@ -77,7 +78,9 @@ class Traces:
             self._under_way[tick] = trace
 
     def snapshot(self) -> dict[str, dict[str, float]] | None:
-        """Milliseconds of every stage and in all ("total"), of the pictures sent lately; None before the first one."""
+        """Milliseconds of every stage and in all ("total"), of the pictures sent lately; None without any."""
+        while self._sent and self._now() - self._sent[0].sent > RECENT:
+            self._sent.popleft()
         if not self._sent:
             return None
         moments = np.array([[getattr(trace, name) for name in MOMENTS] for trace in self._sent])

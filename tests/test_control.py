@@ -123,6 +123,12 @@ async def test_view_and_background_change_in_the_call(server: LiveServer) -> Non
         assert np.ptp(picture[: side // 5, : side // 5].astype(int)) > 60, (
             "the photo has a flag where the crop is plain"
         )
+        await control.ask({"type": "pose", "view": "crop", "background": "#0000ff", "mark": True})
+        await seen(peer, 40)
+        _, picture = (await seen(peer, 1))[-1]
+        side = len(picture)
+        sign = picture[side // 25 : side // 11, -side // 5 : -side // 14].reshape(-1, 3).min(1)
+        assert np.percentile(sign, 99) > 150, "there is white writing in the upper right corner"
 
 
 @pytest.mark.parametrize(

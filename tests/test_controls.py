@@ -97,6 +97,7 @@ def keypoint_speed(identity: Identity, rows: FloatArray) -> FloatArray:
         ({"gaze": "away"}, "gaze must be one of free, fixed, not 'away'"),
         ({"emotion": "hungry"}, "emotion must be one of neutral, happy"),
         ({"emotion": ["happy"]}, "emotion must be"),
+        ({"mark": "yes"}, "mark must be true or false, not 'yes'"),
         ({"volume": 1}, "no control 'volume'; the controls are pose_scale"),
     ],
 )

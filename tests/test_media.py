@@ -57,6 +57,7 @@ def test_the_file_holds_h264_and_aac_of_the_same_length(tmp_path: Path) -> None:
         video, audio = container.streams.video[0], container.streams.audio[0]
         assert (video.codec.name, audio.codec.name) == ("h264", "aac")
         assert video.average_rate == 25
+        assert "AI avatar" in container.metadata["comment"]
         assert abs(float(video.duration * video.time_base) - 1.37) <= 0.04
         assert abs(float(audio.duration * audio.time_base) - 1.37) <= 0.04
     with av.open(str(out)) as container:

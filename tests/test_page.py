@@ -231,6 +231,7 @@ def test_the_manner_of_the_face_is_set_by_keyboard_alone(visitor: Visit) -> None
         "emotion_strength": 0.7,
         "view": "crop",
         "background": "original",
+        "mark": False,
     }
     assert page.get_by_role("slider", name="Head").get_attribute("aria-valuetext") == "200 %"
     page.get_by_role("button", name="Reset").click()

@@ -103,6 +103,8 @@ async def test_sound_and_picture_of_a_tick_stand_at_one_time(tmp_path: Path) -> 
     assert onsets(sound) == pytest.approx(flashes, abs=0.002)
     assert len(sound) / PLAYBACK_RATE == pytest.approx(6, abs=1024 / PLAYBACK_RATE)
     assert (recording.path.stat().st_mode & 0o777) == 0o600
+    with av.open(str(recording.path)) as container:
+        assert "AI avatar" in container.metadata["comment"]
 
 
 async def test_a_film_waits_for_no_picture_and_can_be_read_while_it_grows(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from server.trace import MOMENTS, STAGES, UNDER_WAY, Traces
+from server.trace import MOMENTS, RECENT, STAGES, UNDER_WAY, Traces
 
 
 class Clock:
@@ -34,6 +34,8 @@ def test_the_stages_of_a_picture_add_up_to_its_whole_way() -> None:
     rest = dict.fromkeys(("sampled", "rendered", "encoded", "released", "sent"), 10)
     assert medians == {"cut": 50, "feature": 60, **rest, "total": 160}
     assert sum(medians.values()) == 2 * medians["total"]
+    clock.now += RECENT + 1
+    assert traces.snapshot() is None, "figures of long ago say nothing about now"
 
 
 def test_what_was_never_sent_or_never_heard_has_no_trace_and_is_forgotten() -> None:
