@@ -21,6 +21,7 @@ from server.problems import ProblemError, response
 FREE = {"/healthz", "/readyz"}  # probes
 SIGN_IN = "/key"
 PUBLIC = {SIGN_IN, "/style.css", "/logo.svg"}  # what the page that asks for a key is made of
+EMBEDDED = {"/embed.js", "/session.js", "/words.js"}  # what brings its key itself, from a page of another server
 PAGES = {"/", "/watch.html"}
 READING = {"GET", "HEAD", "OPTIONS"}
 MAX_FORM = 8192
@@ -69,7 +70,7 @@ class Guard:
         if (invited := self._invitation(scope)) is not None:
             return invited
         holder = self._holder(headers)
-        if holder is None and reading and scope["path"] in PUBLIC:
+        if holder is None and reading and scope["path"] in PUBLIC | EMBEDDED:
             return None
         if holder is None:
             return self._refuse(scope, headers, client)

@@ -40,7 +40,7 @@ callButton.addEventListener("click", () => {
     return;
   }
   meter.wake();
-  session.start(avatars.chosen.id, at("microphone").value);
+  session.start(avatars.chosen.id, "mirror", at("microphone").value);
 });
 
 retryButton.addEventListener("click", () => session.retryNow());

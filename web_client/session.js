@@ -4,6 +4,7 @@ const GATHERING = 2000; // ms to wait for network candidates; what is found by t
 const CONNECTING = 12000; // ms until a connection that does not come up, or brings nothing, counts as blocked
 const STALLED = 2000; // ms without any sound or picture arriving until the connection counts as lost
 const ANSWER = 15000; // ms that the server has to answer a request
+export const HEARING = ["mirror", "agent"]; // modes in which the microphone is heard
 const PAUSES = [0, 1000, 2000, 4000, 8000]; // ms before each attempt to get a lost connection back
 
 /** An error with a stable `code` that the page has words for, and the server's own words where it gave any. */
@@ -26,7 +27,8 @@ export class Session extends EventTarget {
   error = null; // CallError while failed or waiting
   attempt = 0; // of PAUSES.length while reconnecting
   retryAt = 0; // performance.now() of the next try while waiting
-  microphone = null; // MediaStream
+  mode = "mirror"; // whose voice the avatar has
+  microphone = null; // MediaStream, null where the avatar hears none
   stream = null; // MediaStream of the avatar
   room = ""; // where others may watch the call, once there is one
 
@@ -39,15 +41,25 @@ export class Session extends EventTarget {
   #wake = () => {}; // ends the current pause early
   #asking = new AbortController(); // of questions about this connection, moot once it ends
   #changed = false; // the connection ends because another avatar was chosen
+  #server; // where the server is; a page of another one names it
+  #key; // a token, or a link's key, where no cookie can say it
+
+  /** A call to this page's own server unless another is named. */
+  constructor({ server = location.origin, key = "" } = {}) {
+    super();
+    [this.#server, this.#key] = [server, key];
+  }
 
   /** Run a call until `stop`, or until something fails for good; the outcome is in `state`. */
-  async start(avatar, microphone = "") {
+  async start(avatar, mode = "mirror", microphone = "") {
     if (this.#stopped) return;
     const { signal } = (this.#stopped = new AbortController());
-    this.#avatar = avatar;
+    [this.#avatar, this.mode] = [avatar, mode];
     try {
-      this.#become("asking");
-      await this.useMicrophone(microphone);
+      if (HEARING.includes(mode)) {
+        this.#become("asking");
+        await this.useMicrophone(microphone);
+      }
       await this.#keepConnected(signal);
     } catch (error) {
       if (!signal.aborted) this.fail(error);
@@ -107,7 +119,16 @@ export class Session extends EventTarget {
   /** Ask something of the running call, with the right to it; raises CallError. */
   async request(path, method, { body, type, signal = AbortSignal.timeout(ANSWER) } = {}) {
     const headers = { "Session-Token": this.#token, ...(type && { "Content-Type": type }) };
-    return ask(`${this.#url}${path}`, { method, body, headers, signal });
+    return this.ask(`${this.#url}${path}`, { method, body, headers, signal });
+  }
+
+  /** Ask something of the server, with the credentials of this call; raises CallError. */
+  ask(path, { headers, ...options } = {}) {
+    return ask(new URL(path, this.#server), { headers: { ...headers, ...this.#credentials }, ...options });
+  }
+
+  get #credentials() {
+    return this.#key && { Authorization: `Bearer ${this.#key}` };
   }
 
   /** [RTCStatsReport, server's statistics] of a live call, else null. */
@@ -115,7 +136,7 @@ export class Session extends EventTarget {
     const [peer, url] = [this.#peer, this.#url];
     if (this.state !== "live" || !peer || !url) return null;
     const { signal } = this.#asking;
-    return Promise.all([peer.getStats(), ask(`${url}/stats`, { signal }).then((answer) => answer.json())]);
+    return Promise.all([peer.getStats(), this.ask(`${url}/stats`, { signal }).then((answer) => answer.json())]);
   }
 
   async #keepConnected(signal) {
@@ -148,7 +169,7 @@ export class Session extends EventTarget {
 
   /** One attempt: offer, answer, connection. */
   async #connect(signal) {
-    const { iceServers } = await (await ask("/ice-servers")).json();
+    const { iceServers } = await (await this.ask("/ice-servers")).json();
     signal.throwIfAborted();
     const peer = (this.#peer = new RTCPeerConnection({ iceServers }));
     peer.ontrack = ({ streams: [stream] }) => {
@@ -156,7 +177,8 @@ export class Session extends EventTarget {
       this.stream = stream;
       this.dispatchEvent(new Event("stream"));
     };
-    this.#voice = peer.addTransceiver(this.microphone.getAudioTracks()[0], { direction: "sendrecv" }).sender;
+    const track = this.microphone?.getAudioTracks()[0];
+    this.#voice = peer.addTransceiver(track ?? "audio", { direction: track ? "sendrecv" : "recvonly" }).sender;
     preferVp8(peer.addTransceiver("video", { direction: "recvonly" }));
     await peer.setLocalDescription();
     await gathered(peer);
@@ -170,13 +192,13 @@ export class Session extends EventTarget {
 
   /** Begin a session; it is discarded where the call was stopped meanwhile. */
   async #open(peer, signal) {
-    const answer = await ask(`/sessions?avatar=${encodeURIComponent(this.#avatar)}&mode=mirror`, {
+    const answer = await this.ask(`/sessions?avatar=${encodeURIComponent(this.#avatar)}&mode=${this.mode}`, {
       method: "POST",
       headers: { "Content-Type": "application/sdp" },
       body: peer.localDescription.sdp,
     });
     const url = new URL(answer.headers.get("Location"), answer.url).href;
-    if (signal.aborted) await discard(url);
+    if (signal.aborted) await this.#discard(url);
     else {
       [this.#url, this.#token] = [url, answer.headers.get("Session-Token")];
       this.room = answer.headers.get("Watch-Location").split("/").pop();
@@ -188,7 +210,7 @@ export class Session extends EventTarget {
   async #reconnect(peer) {
     const headers = { "Content-Type": "application/sdp", "Session-Token": this.#token };
     try {
-      return await ask(this.#url, { method: "POST", headers, body: peer.localDescription.sdp });
+      return await this.ask(this.#url, { method: "POST", headers, body: peer.localDescription.sdp });
     } catch (error) {
       throw error.code === "unknown" ? new CallError("ended") : error;
     }
@@ -219,7 +241,7 @@ export class Session extends EventTarget {
   /** Tell a network that went away from a server that hung up. */
   async #stillKnown() {
     try {
-      await ask(`${this.#url}/stats`);
+      await this.ask(`${this.#url}/stats`);
     } catch (error) {
       if (error.code === "unknown") throw new CallError("ended");
     }
@@ -244,7 +266,7 @@ export class Session extends EventTarget {
     this.#url = null;
     this.room = "";
     this.#disconnect();
-    if (url) await discard(url);
+    if (url) await this.#discard(url);
   }
 
   #disconnect() {
@@ -252,6 +274,12 @@ export class Session extends EventTarget {
     this.#peer = this.#voice = this.stream = null;
     this.#asking.abort();
     this.#asking = new AbortController();
+  }
+
+  /** Tell the server that a session is over; works while the page is being left. Nothing is lost if it does not arrive. */
+  async #discard(url) {
+    const options = { method: "DELETE", keepalive: true, signal: AbortSignal.timeout(3000) };
+    await this.ask(url, options).catch(() => {});
   }
 
   #release() {
@@ -328,9 +356,4 @@ function connected(peer, signal) {
 async function packetsReceived(peer) {
   const entries = [...(await peer.getStats()).values()].filter((entry) => entry.type === "inbound-rtp");
   return entries.reduce((sum, entry) => sum + entry.packetsReceived, 0);
-}
-
-/** Tell the server that a session is over; works while the page is being left. Nothing is lost if it does not arrive. */
-async function discard(url) {
-  await fetch(url, { method: "DELETE", keepalive: true, signal: AbortSignal.timeout(3000) }).catch(() => {});
 }
