@@ -19,11 +19,12 @@ from prometheus_client import Counter as Count
 from prometheus_client.process_collector import ProcessCollector
 
 from server.clock import AHEAD
-from server.trace import Traces
+from server.trace import STAGES, Traces
 
 MISSED = ("late_before_rendering", "late_before_encoding", "encoder_busy")  # causes: the machine is too slow
 RECENT = 10.0  # seconds that a call's figures look back
 FINE = (0.001, 0.002, 0.005, 0.01, 0.015, 0.02, 0.03, 0.04, 0.06, 0.1, 0.2, 0.5, 1.0)
+WAY = (0.002, 0.005, 0.01, 0.015, 0.02, 0.03, 0.04, 0.05, 0.06, 0.08, 0.1, 0.15, 0.2, 0.5)
 INTERVALS = (0.01, 0.02, 0.03, 0.035, 0.038, 0.04, 0.042, 0.045, 0.05, 0.06, 0.08, 0.1, 0.12, 0.2, 0.5, 1.0, 5.0)
 SKEWS = (-0.1, -0.045, -0.02, -0.01, -0.005, -0.002, 0.0, 0.002, 0.005, 0.01, 0.02, 0.045, 0.1, 0.125, 0.2)
 COARSE = (0.1, 0.15, 0.18, 0.2, 0.21, 0.22, 0.23, 0.24, 0.26, 0.3, 0.4, 0.5, 0.75, 1.0)
@@ -60,6 +61,14 @@ class Metrics:
             name + "skew_seconds", "How far a picture is behind its sound; below zero: ahead", buckets=SKEWS, **own
         )
         self.stages = Histogram(name + "stage_seconds", "Time in a stage", ["stage"], buckets=FINE, **own)
+        way = Histogram(
+            name + "picture_stage_seconds",
+            "A picture's way, by the moment that ends a stage",
+            ["stage"],
+            buckets=WAY,
+            **own,
+        )
+        self.way = {stage: way.labels(stage) for stage in STAGES}
         self.tasks = Gauge(name + "event_loop_tasks", "Tasks of the event loop", **own)
         self.threads = Gauge(name + "threads", "Threads of the process", **own)
 
@@ -109,7 +118,7 @@ class CallMetrics:
         self._sound_late = 0.0
         self._last_picture: float | None = None
         self._released: Counter[str] = Counter()
-        self.traces = Traces()
+        self.traces = Traces(lasted=lambda stage, seconds: metrics.way[stage].observe(seconds))
 
     def begin(self) -> None:
         """The call is up: its seconds count from here."""

@@ -7,6 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -43,10 +44,17 @@ STAGES = MOMENTS[1:]  # a stage is named for the moment that ends it
 
 
 class Traces:
-    """The traces of one call, written and read on the event loop."""
+    """The traces of one call, written and read on the event loop.
 
-    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
-        self._now = now
+    `lasted(stage, seconds)` is told every stage of a picture once it is sent.
+    """
+
+    def __init__(
+        self,
+        now: Callable[[], float] = time.monotonic,
+        lasted: Callable[[str, float], None] = lambda stage, seconds: None,
+    ) -> None:
+        self._now, self._lasted = now, lasted
         self._under_way: dict[int, Trace] = {}
         self._sent: deque[Trace] = deque(maxlen=KEPT)
         self._featured = 0  # ticks that have one
@@ -68,12 +76,15 @@ class Traces:
         trace = self._under_way.get(tick)
         if trace is None:
             return
-        moments: dict[str, Any] = {moment: self._now()}
-        trace = replace(trace, **moments)
+        now: dict[str, Any] = {moment: self._now()}
+        trace = replace(trace, **now)
         if moment == "sent":
             del self._under_way[tick]
-            if not any(math.isnan(getattr(trace, name)) for name in MOMENTS):
+            moments = [getattr(trace, name) for name in MOMENTS]
+            if not any(map(math.isnan, moments)):
                 self._sent.append(trace)
+                for stage, (begun, ended) in zip(STAGES, pairwise(moments), strict=True):
+                    self._lasted(stage, ended - begun)
         else:
             self._under_way[tick] = trace
 

@@ -20,6 +20,7 @@ from server.clock import AHEAD
 from server.metrics import CallMetrics, Metrics
 from server.sight import LABEL
 from server.top import table
+from server.trace import STAGES
 from tests.conftest import REPOSITORY, LiveServer, start_server, stop_server
 
 pytestmark = pytest.mark.timeout(180)
@@ -65,6 +66,9 @@ async def test_a_call_is_seen_without_the_names_that_open_it(
     assert server.metric(counted) - intervals == released - 1, "one interval between each two pictures"
     assert server.metric("kdtalker_skew_seconds_count") >= released
     assert server.metric("kdtalker_added_latency_seconds_count") > 0
+    ways = {stage: server.metric(f'kdtalker_picture_stage_seconds_count{{stage="{stage}"}}') for stage in STAGES}
+    assert len(set(ways.values())) == 1, "every picture that was sent went through every stage"
+    assert ways["sent"] > 0
 
 
 def test_the_table_is_for_people() -> None:

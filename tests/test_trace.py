@@ -17,7 +17,8 @@ class Clock:
 
 def test_the_stages_of_a_picture_add_up_to_its_whole_way() -> None:
     clock = Clock()
-    traces = Traces(clock)
+    told: list[tuple[str, int]] = []
+    traces = Traces(clock, lambda stage, seconds: told.append((stage, round(1000 * seconds))))
     assert traces.snapshot() is None
     for tick in range(3):
         clock.now = 100.05 + 0.04 * tick
@@ -32,6 +33,7 @@ def test_the_stages_of_a_picture_add_up_to_its_whole_way() -> None:
     assert list(stages) == [*STAGES, "total"]
     medians = {stage: round(points["p50"]) for stage, points in stages.items()}
     rest = dict.fromkeys(("sampled", "rendered", "encoded", "released", "sent"), 10)
+    assert dict(told) == {stage: medians[stage] for stage in STAGES}
     assert medians == {"cut": 50, "feature": 60, **rest, "total": 160}
     assert sum(medians.values()) == 2 * medians["total"]
     clock.now += RECENT + 1
