@@ -111,6 +111,7 @@ def test_without_a_key_it_says_what_is_missing(other: ThreadingHTTPServer, guard
             visitor.refusals = {401}
             opened(visitor, embedding(other, guarded, ""))
             visitor.until(f"{SHADOW}.querySelector('[role=status]').textContent.includes('bearer token')")
+            shot(visitor, "embed-refused")
             with pytest.raises(Exception, match="start one first"):
                 visitor.page.evaluate(f"{ELEMENT}.speak('Hello')")
         browser.close()

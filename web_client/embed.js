@@ -22,17 +22,17 @@ STYLE.replaceSync(`
   #start { position: absolute; inset: auto 0 8%; margin: auto; width: max-content; height: 56px; padding: 0 30px;
     font-weight: 600; background: var(--kdtalker-accent, #f2603c); color: var(--kdtalker-on-accent, #2a0b04); }
   #start:hover { filter: brightness(1.08); }
-  #bar { position: absolute; inset: auto 10px 10px; display: flex; gap: 8px; justify-content: flex-end; align-items: end; }
-  #told { margin: 0 auto 0 0; padding: 6px 12px; border-radius: 12px; background: rgb(20 17 26 / 78%); }
-  #told:empty { visibility: hidden; }
+  #bar { position: absolute; inset: auto 10px 10px; display: flex; gap: 8px; justify-content: flex-end; }
+  #told { position: absolute; inset: 10px 10px auto; margin: 0 auto; width: fit-content; padding: 6px 12px;
+    border-radius: 12px; background: rgb(20 17 26 / 78%); }
+  #told:empty { display: none; }
   @media (prefers-reduced-motion: reduce) { video { transition: none; } }
 `);
 const PARTS = `
   <img part="picture" alt="" hidden>
   <video part="video" playsinline aria-label="The talking face"></video>
-  <div id="bar"><p id="told" part="status" role="status"></p>
-    <button id="sound" part="button" type="button" hidden></button>
-    <button id="stop" part="button" type="button" hidden>Stop</button></div>
+  <p id="told" part="status" role="status"></p>
+  <div id="bar"><button id="sound" part="button" type="button" hidden></button><button id="stop" part="button" type="button" hidden>Stop</button></div>
   <button id="start" part="start" type="button">Start</button>`;
 
 /**
