@@ -26,6 +26,7 @@ EXTRAS = {
     "onnx": "train",
     "soundfile": "train",
     "huggingface_hub": "kdtalker",
+    "playwright": "test",
     "tensorrt": "tensorrt",
 }
 

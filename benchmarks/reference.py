@@ -59,7 +59,7 @@ def encoded(film: Iterable[ByteArray], codec: str = "vp8") -> list[bytes]:
     return made
 
 
-class _Track(MediaStreamTrack):
+class HeldTrack(MediaStreamTrack):
     """Encoded packets, each at its moment."""
 
     def __init__(self, kind: str) -> None:
@@ -93,12 +93,12 @@ class ReferenceServer:
     known: Known
     url: str = ""
     held: list[dict[str, list[float]]] = field(default_factory=list)
-    _calls: dict[str, tuple[RTCPeerConnection, dict[str, _Track]]] = field(default_factory=dict)
+    _calls: dict[str, tuple[RTCPeerConnection, dict[str, HeldTrack]]] = field(default_factory=dict)
 
     async def answer(self, offer: str) -> tuple[str, str]:
         """SDP offer -> name of the call and SDP answer."""
         peer = RTCPeerConnection(RTCConfiguration(iceServers=[]))
-        tracks = {kind: _Track(kind) for kind in ("audio", "video")}
+        tracks = {kind: HeldTrack(kind) for kind in ("audio", "video")}
         first: list[int] = []
 
         def pass_on(packet: Packet) -> None:

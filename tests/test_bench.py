@@ -6,8 +6,10 @@ import asyncio
 import json
 import math
 import re
+import shutil
 from collections.abc import Sequence
 from fractions import Fraction
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,7 @@ from benchmarks.selftest import measure
 from benchmarks.sound import lags_possible
 from benchmarks.wire import Line, Packet, Report, pictures, unwrapped
 from engines.types import FPS, TICK_SECONDS, ByteArray, KDTalkerError
+from tests.browser import left_out
 from tests.conftest import LiveServer
 
 pytestmark = pytest.mark.timeout(180)
@@ -139,6 +142,17 @@ def test_a_freeze_is_three_times_the_average_and_150_ms_more() -> None:
     assert figures.freezes(moments(0.200)) == [pytest.approx(0.2)]
     slow = np.cumsum([0.2] * 40 + [0.55, 0.2, 0.7])
     assert figures.freezes(slow) == [pytest.approx(0.7)], "slow pictures freeze at three times their duration"
+
+
+async def test_chromium_counts_the_same_freezes_of_the_same_stream() -> None:
+    if find_spec("playwright") is None or shutil.which("chromium") is None:
+        left_out("playwright or chromium is not installed, so no browser counts beside us")
+    from benchmarks.freezes import compare
+
+    for count in await compare((0.5, 0.9)):
+        # a machine that is busy may add some of its own, to either
+        assert count.count >= 2, count
+        assert count.seconds > 1.3, count
 
 
 def test_pictures_are_whole_in_order_or_not_there() -> None:
