@@ -18,6 +18,7 @@ from server.session import Session, State
 from server.settings import Settings
 
 logger = logging.getLogger(__name__)
+PAUSE = 0.5  # seconds after the last call in which its own tasks and threads let go of what they hold
 
 
 class FullHouseError(Exception):
@@ -42,11 +43,15 @@ class Reception:
         self._governor = Governor(metrics, cores())
         self._draining = False
         self._changed = asyncio.Event()
+        self._emptied = asyncio.Event()
         metrics.capacity.set(settings.max_sessions)
 
     async def __aenter__(self) -> Reception:
         await self._group.__aenter__()
-        self._looking = self._group.create_task(self._look_at_load(), name="load")
+        self._own = [
+            self._group.create_task(self._look_at_load(), name="load"),
+            self._group.create_task(self._tidy(), name="memory"),
+        ]
         return self
 
     async def __aexit__(
@@ -55,7 +60,8 @@ class Reception:
         self._draining = True
         for session in list(self._sessions.values()):
             session.end("server stopped")
-        self._looking.cancel()
+        for task in self._own:
+            task.cancel()
         await self._group.__aexit__(kind, error, trace)
 
     def require_room(self) -> None:
@@ -127,6 +133,15 @@ class Reception:
             )
             shown, missed = metrics.shown, metrics.missed
 
+    async def _tidy(self) -> None:
+        """Whenever the last call has ended, give back what calls left."""
+        while True:
+            await self._emptied.wait()
+            self._emptied.clear()
+            await asyncio.sleep(PAUSE)
+            if not self._sessions:
+                memory.give_back()
+
     async def _live(self, session: Session, offer: str, answer: asyncio.Future[str]) -> None:
         """A call's whole life; whatever goes wrong in it stays in it."""
         logs.session.set(session.id)
@@ -147,4 +162,4 @@ class Reception:
             self._metrics.sessions.set(len(self._sessions))
             self._metrics.ended.labels(session.reason or "unknown").inc()
             if not self._sessions:
-                memory.give_back()
+                self._emptied.set()
