@@ -131,6 +131,12 @@ class MelStream:
         self._extend()
         return self._emit()
 
+    def hush(self) -> None:
+        """Forget the sound so far: windows that are not complete yet hold silence in its place."""
+        self._previous = 0.0
+        self._sound = np.zeros_like(self._sound)
+        self._mel = np.full_like(self._mel, SILENCE)
+
     def finish(self, frames: int) -> list[MelTick]:
         """End of a finite sound: zero padding as in `log_mel`, then every frame below `frames`."""
         self._sound = np.concatenate([self._sound, np.zeros(HALF)])

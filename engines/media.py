@@ -48,6 +48,11 @@ class Speech:
         return -(-len(self.pcm) // SPEECH_SAMPLES)
 
 
+def speech_of(pcm: FloatArray, rate: int) -> Speech:
+    """Mono sound f32 (samples,) at `rate` Hz, in both forms."""
+    return _both(resample(pcm, rate, PLAYBACK_RATE))
+
+
 def load_speech(path: Path) -> Speech:
     """Decode the first sound track of any file FFmpeg reads; channels are averaged.
 
@@ -82,10 +87,15 @@ def read_speech(data: bytes, longest: float) -> Speech:
 def _speech(container: av.container.InputContainer, name: str, longest: float = math.inf) -> Speech:
     if not container.streams.audio:
         raise SpeechError(f"{name} holds no sound; give a WAV, FLAC, MP3 or similar file.")
-    playback = _decode(container, name, longest)
+    speech = _both(_decode(container, name, longest))
+    if len(speech.pcm) < SPEECH_SAMPLES:
+        milliseconds = len(speech.pcm) / SPEECH_RATE * 1000
+        raise SpeechError(f"{name} holds {milliseconds:.0f} ms of sound; at least 40 ms are needed.")
+    return speech
+
+
+def _both(playback: FloatArray) -> Speech:
     pcm = resample(playback, PLAYBACK_RATE, SPEECH_RATE)
-    if len(pcm) < SPEECH_SAMPLES:
-        raise SpeechError(f"{name} holds {len(pcm) / SPEECH_RATE * 1000:.0f} ms of sound; at least 40 ms are needed.")
     return Speech(pcm, np.round(np.clip(playback, -1, 1) * 32767).astype(np.int16))
 
 

@@ -97,6 +97,17 @@ class Talker:
             talk.glide = talk.glide.towards(controls)
         return self._advance(talk, talk.mel.push(pcm), frames=None, brief=brief)
 
+    def hush(self, talk: Talk) -> None:
+        """Take back the sound that no motion was made of yet: the next frames are those of silence, mouth closed."""
+        talk.mel.hush()
+        talk.understanding = self.understanding.begin()
+        ahead = len(talk.features) - (talk.sampler.next_tick - talk.first_feature)
+        if ahead > 0:
+            talk.features[-ahead:] = [talk.silence] * ahead
+            talk.spoken[-ahead:] = [0.0] * ahead
+            talk.lips[-ahead:] = [0.0] * ahead
+        talk.levels[:] = [0.0] * len(talk.levels)
+
     def hear(self, talk: Talk, pcm: FloatArray) -> None:
         """Add what the person says to whom the avatar listens, f32 (samples,) at 16 kHz, beginning with the call.
 

@@ -59,8 +59,12 @@ class Animation:
         self._governor, self._metrics = governor, metrics
         self._ahead, self._patience = ahead, patience
         self._heard = self._first = 0  # ticks: taken so far, and taken before the motion began anew
-        self._broken = False
+        self._broken = self._hushed = False
         self._failing: set[str] = set()
+
+    def hush(self) -> None:
+        """The sound that no motion was made of yet is not going to be heard: let the mouth close."""
+        self._hushed = True
 
     async def run(self, clock: SessionClock, unheard: UnheardSound, onlookers: Onlookers) -> None:
         """Until it is cancelled. A picture that is too late is skipped, so that the next is of the present again."""
@@ -79,7 +83,9 @@ class Animation:
             if self._broken:
                 await self._lease.begin(self._seed, deadline, controls)
                 self._first, self._broken = self._heard, False
-            ready = await self._lease.listen(pcm, deadline, controls, brief=self._governor.effort.brief)
+            hushed, self._hushed = self._hushed, False
+            brief = self._governor.effort.brief
+            ready = await self._lease.listen(pcm, deadline, controls, brief=brief, hushed=hushed)
             self._failing.discard("motion")
         except Exception:  # sound goes on, and so does the call
             self._fails("motion")

@@ -65,11 +65,20 @@ class Lease:
         self._talk = await self._batcher.run(self, "begin", deadline, work)
 
     async def listen(
-        self, pcm: FloatArray, deadline: float, controls: Controls | None = None, *, brief: bool = False
+        self,
+        pcm: FloatArray,
+        deadline: float,
+        controls: Controls | None = None,
+        *,
+        brief: bool = False,
+        hushed: bool = False,
     ) -> list[MotionTick]:
-        """Sound f32 (samples,) at 16 kHz -> the motion of every frame that became due; see `Talker.listen`."""
+        """Sound f32 (samples,) at 16 kHz -> the motion of every frame that became due; see `Talker.listen`.
+
+        `hushed`: sound from before is taken back first, see `Talker.hush`.
+        """
         assert self._talk is not None, "begin first"
-        work = partial(self._batcher.talker.listen, self._talk, pcm, controls, brief=brief)
+        work = partial(self._hear, self._talk, pcm, controls, brief=brief, hushed=hushed)
         ready: list[MotionTick] = await self._batcher.run(self, "listen", deadline, work)
         return ready
 
@@ -81,6 +90,13 @@ class Lease:
         """
         picture: ByteArray = await self._batcher.run(self, "render", deadline, partial(self._show, motion, controls))
         return picture
+
+    def _hear(
+        self, talk: Talk, pcm: FloatArray, controls: Controls | None, *, brief: bool, hushed: bool
+    ) -> list[MotionTick]:
+        if hushed:
+            self._batcher.talker.hush(talk)
+        return self._batcher.talker.listen(talk, pcm, controls, brief=brief)
 
     def _show(self, motion: FloatArray, controls: Controls) -> ByteArray:
         look = controls.view, controls.background

@@ -17,13 +17,16 @@ from fastapi import APIRouter, WebSocket, WebSocketDisconnect
 from engines.controls import ControlError
 from server.house import House
 from server.ingest import RATES, PushedSound
+from server.modes import ConversationError, Mode
 from server.problems import ProblemError
 from server.session import Session, SourceTakenError
 from server.signalling import find_session
+from server.spoken import TooMuchError
 
-MAX_MESSAGE = 4096  # characters; the longest sensible message has a tenth of it
+MAX_MESSAGE = 30_000  # characters: a text to be spoken, every letter of it escaped
 Events = asyncio.Queue[tuple[str, dict[str, Any]] | None]  # what a call tells, None at its end
 MAX_FRAME = 65_536  # bytes; a longer one closes the channel (RFC 6455, 1009)
+KINDS = ("pose", "speak", "interrupt", "end", "mode", "voice")
 
 
 class MessageError(Exception):
@@ -41,9 +44,9 @@ def router(house: House) -> APIRouter:
         with ExitStack() as stack:
             if sound is not None:
                 try:
-                    stack.enter_context(session.fed_by(sound.microphone))
-                except SourceTakenError:
-                    raise ProblemError(409, "Something else feeds this avatar: a microphone, or a channel.") from None
+                    stack.enter_context(session.fed_by(sound))
+                except SourceTakenError as taken:
+                    raise ProblemError(409, str(taken)) from None
             await socket.accept()
             await _Channel(socket, session, sound).run()
 
@@ -58,7 +61,7 @@ class _Channel:
 
     async def run(self) -> None:
         offer = self._session.offer
-        about = {"controls": self._session.controls.as_dict(), **asdict(offer)}
+        about = {"controls": self._session.controls.as_dict(), **asdict(offer), **self._session.conversation.stats()}
         events: Events = asyncio.Queue()
         ending = asyncio.create_task(self._session.closed(), name=f"{self._session.id} control end")
         ending.add_done_callback(lambda _: events.put_nowait(None))
@@ -92,27 +95,41 @@ class _Channel:
             try:
                 if (pcm := frame.get("bytes")) is not None:
                     self._hear(pcm)
-                    continue
-                answer = self._pose(_message(frame["text"]))
-            except (MessageError, ControlError) as error:
+                else:
+                    await self._follow(_message(frame["text"]))
+            except (MessageError, ControlError, ConversationError, SourceTakenError, TooMuchError) as error:
                 await self._send("error", detail=str(error))
-            else:
-                await self._send("pose", **answer)
 
     def _hear(self, pcm: bytes) -> None:
         if self._sound is None:
             raise MessageError("This channel was opened without sound; say its rate in the address, as ?rate=16000.")
         if len(pcm) % 2:
             raise MessageError("That is half a sample too much or too little; sound is mono PCM of 16 bits.")
-        self._sound.push(pcm)
+        self._session.feed(pcm)
 
-    def _pose(self, message: dict[str, Any]) -> dict[str, Any]:
-        """Set what the message names; all controls as they are now."""
-        kind = message.pop("type", None)
-        if kind != "pose":
-            raise MessageError(f"There is no message of type {json.dumps(kind)[:40]}; there is 'pose'.")
-        self._session.control(**message)
-        return self._session.controls.as_dict()
+    async def _follow(self, message: dict[str, Any]) -> None:
+        """Do what the message says."""
+        conversation = self._session.conversation
+        match kind := message.pop("type", None):
+            case "pose":
+                self._session.control(**message)
+                await self._send("pose", **self._session.controls.as_dict())
+            case "speak":
+                text, voice = _words(message, "text"), _words(message, "voice") if message.get("voice") else None
+                utterance = await conversation.speak(text, voice)
+                await self._send("speech", state="queued", id=utterance.id)
+            case "interrupt":
+                conversation.interrupt()
+            case "end":
+                conversation.end_push()
+            case "mode":
+                self._session.change_mode(_mode(_words(message, "mode")))
+            case "voice":
+                await conversation.choose_voice(_words(message, "voice"))
+            case _:
+                raise MessageError(
+                    f"There is no message of type {json.dumps(kind)[:40]}; there are {', '.join(KINDS)}."
+                )
 
     async def _send(self, kind: str, **members: Any) -> None:
         # escaped to ASCII: what a client wrote may come back in words, half a surrogate pair included
@@ -123,6 +140,20 @@ def _sound(rate: str) -> PushedSound:
     if rate not in map(str, RATES):
         raise ProblemError(422, f"rate must be one of {', '.join(map(str, RATES))}.")
     return PushedSound(int(rate))
+
+
+def _words(message: dict[str, Any], name: str) -> str:
+    words = message.get(name)
+    if not isinstance(words, str):
+        raise MessageError(f"'{name}' must be text.")
+    return words
+
+
+def _mode(name: str) -> Mode:
+    try:
+        return Mode(name)
+    except ValueError:
+        raise MessageError(f"There is no mode {json.dumps(name)[:40]}; there are {', '.join(Mode)}.") from None
 
 
 def _message(text: str) -> dict[str, Any]:

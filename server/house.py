@@ -20,6 +20,7 @@ from server.batcher import Batcher
 from server.metrics import Metrics
 from server.reception import Reception
 from server.recordings import Recordings
+from server.services import Services
 from server.settings import Settings
 from server.sound_files import SoundReader
 
@@ -40,6 +41,7 @@ class House:
         self.avatars = Avatars(settings.max_avatars, settings.cache, settings.keep_photos)
         self.recordings = Recordings(settings)
         self.sounds = SoundReader()
+        self.services = Services(settings)
         self.reception: Reception | None = None
         self._group: asyncio.TaskGroup | None = None  # while it is open
         self.failure: Exception | None = None
@@ -83,16 +85,18 @@ class House:
                 logger.exception("the engines could not be opened")
             self.on_failure()
             await leaving.wait()
+            await self.services.close()
             self.avatars.close()
             return
         batcher = Batcher(opened[0], self.settings.workers, self.metrics)
         try:
-            async with Reception(batcher, self.settings, self.metrics) as self.reception:
+            async with Reception(batcher, self.services, self.settings, self.metrics) as self.reception:
                 self.on_ready()
                 await leaving.wait()
         finally:
             await self.recordings.close()
             self.sounds.close()
+            await self.services.close()
             batcher.close()
             self.avatars.close()
 

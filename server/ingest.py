@@ -1,4 +1,4 @@
-"""The other way in for sound: PCM that a WebSocket brings stands where the microphone stands."""
+"""The other way in for sound: PCM that a WebSocket brings stands for a microphone, or is pushed to be said."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ PACKET = PLAYBACK_SAMPLES // 2  # samples that are handed on together, as a micr
 
 
 class PushedSound:
-    """Mono PCM16 (little-endian) at `rate`, one of RATES, pushed as fast as it is spoken.
+    """Mono PCM16 (little-endian) at `rate`, one of RATES; as `microphone` it is pushed as fast as it is spoken.
 
-    Playout absorbs uneven arrivals and a clock that runs up to 0.5 % fast or slow; what comes sooner than that is
+    Playout then absorbs uneven arrivals and a clock that runs up to 0.5 % fast or slow; what comes sooner than that is
     left out.
     """
 
@@ -28,14 +28,18 @@ class PushedSound:
         self._rest: FloatArray = np.empty(0, np.float32)
         self._position = 0
 
-    def push(self, pcm: bytes) -> None:
-        """Add whole samples."""
+    def read(self, pcm: bytes) -> FloatArray:
+        """Whole samples -> f32 (samples,) at 48 kHz."""
         samples = np.frombuffer(pcm, "<i2")
         if not len(samples):
-            return
+            return np.empty(0, np.float32)
         frame = av.AudioFrame.from_ndarray(samples[None].astype(np.int16), format="s16", layout="mono")
         frame.sample_rate = self._rate
-        sound = np.concatenate([self._rest, *(mono(part) for part in self._resampler.resample(frame))])
+        return np.concatenate([np.empty(0, np.float32), *(mono(part) for part in self._resampler.resample(frame))])
+
+    def hear(self, sound: FloatArray) -> None:
+        """Let the microphone pick up sound f32 (samples,) at 48 kHz, spoken just now."""
+        sound = np.concatenate([self._rest, sound])
         arrival = time.monotonic()
         whole = len(sound) - len(sound) % PACKET
         for packet in sound[:whole].reshape(-1, PACKET):

@@ -19,12 +19,24 @@ PHOTO = {
     },
     "required": True,
 }
-SOUND = {"content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}, "required": True}
+SPEECH = {
+    "content": {
+        "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
+        "application/json": {
+            "schema": {
+                "type": "object",
+                "properties": {"text": {"type": "string", "maxLength": 4000}, "voice": {"type": "string"}},
+                "required": ["text"],
+            }
+        },
+    },
+    "required": True,
+}
 FRAGMENT = {"content": {"application/trickle-ice-sdpfrag": {"schema": {"type": "string"}}}, "required": True}
 BODIES = {
     ("post", "/sessions"): OFFER,
     ("post", "/sessions/{name}"): OFFER,
-    ("post", "/sessions/{name}/speech"): SOUND,
+    ("post", "/sessions/{name}/speech"): SPEECH,
     ("post", "/avatars"): PHOTO,
     ("post", "/whip/{room}"): OFFER,
     ("patch", "/whip/{room}/{name}"): FRAGMENT,

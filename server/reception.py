@@ -14,6 +14,8 @@ from server import logs, memory
 from server.batcher import Batcher
 from server.load import Governor, cores
 from server.metrics import Metrics
+from server.modes import Mode
+from server.services import Services
 from server.session import Session, State
 from server.settings import Settings
 
@@ -36,8 +38,8 @@ class RoomTakenError(Exception):
 class Reception:
     """Every call of the process. Leaving the block ends them all and waits for them."""
 
-    def __init__(self, batcher: Batcher, settings: Settings, metrics: Metrics) -> None:
-        self._batcher, self._settings, self._metrics = batcher, settings, metrics
+    def __init__(self, batcher: Batcher, services: Services, settings: Settings, metrics: Metrics) -> None:
+        self._batcher, self._services, self._settings, self._metrics = batcher, services, settings, metrics
         self._sessions: dict[str, Session] = {}
         self._group = asyncio.TaskGroup()
         self._governor = Governor(metrics, cores())
@@ -103,7 +105,9 @@ class Reception:
         """The call that is watched there."""
         return next((session for session in self._sessions.values() if session.room == room), None)
 
-    async def admit(self, offer: str, avatar: str, identity: Identity, room: str | None = None) -> tuple[Session, str]:
+    async def admit(
+        self, offer: str, avatar: str, identity: Identity, room: str | None = None, mode: Mode = Mode.MIRROR
+    ) -> tuple[Session, str]:
         """Start a call, a publisher's where it names its room; returns it with the SDP answer.
 
         Raises FullHouseError, RoomTakenError or OfferError.
@@ -112,7 +116,18 @@ class Reception:
         if room is not None and self.call_in(room) is not None:
             raise RoomTakenError
         name = secrets.token_urlsafe(12)
-        session = Session(name, avatar, identity, room, self._batcher, self._governor, self._settings, self._metrics)
+        session = Session(
+            name,
+            avatar,
+            identity,
+            room,
+            mode,
+            self._services,
+            self._batcher,
+            self._governor,
+            self._settings,
+            self._metrics,
+        )
         self._sessions[name] = session  # counted from here on, so that two offers cannot take one place
         self._metrics.sessions.set(len(self._sessions))
         answer: asyncio.Future[str] = asyncio.get_running_loop().create_future()

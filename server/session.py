@@ -21,18 +21,22 @@ from typing import Any
 import numpy as np
 
 from engines.controls import Controls, Offer
-from engines.types import SPEECH_SAMPLES, ByteArray, Identity
+from engines.types import SPEECH_SAMPLES, TICK_SECONDS, ByteArray, Identity
 from server.animation import Animation
 from server.batcher import Batcher
 from server.clock import SessionClock
 from server.connection import Connection
+from server.conversation import Conversation
 from server.encode import SpeechEncoder
+from server.ingest import PushedSound
 from server.line import Line, OfferError
 from server.load import Governor
 from server.metrics import CallMetrics, Metrics
+from server.modes import Mode
+from server.outgoing import Leaving
 from server.recording import CALL_ENDED, Recording
+from server.services import Services
 from server.settings import Settings
-from server.spoken import SpokenFiles
 from server.stream import PictureStream
 from server.tracks import MicrophoneReader, UnheardSound
 from server.viewers import Audience, Viewer
@@ -49,7 +53,7 @@ class EndedError(Exception):
 
 
 class SourceTakenError(Exception):
-    """Something feeds the avatar already."""
+    """Something feeds the avatar already; the text says what."""
 
 
 class State(StrEnum):
@@ -60,7 +64,7 @@ class State(StrEnum):
 
 
 class Session:
-    """A caller's voice in, an avatar's voice and pictures out (mirror mode).
+    """A caller's voice in, an avatar's voice and pictures out.
 
     Where a `room` is given the caller is a publisher, who receives nothing; viewers find the call there.
     """
@@ -71,6 +75,8 @@ class Session:
         avatar: str,
         identity: Identity,
         room: str | None,
+        mode: Mode,
+        services: Services,
         batcher: Batcher,
         governor: Governor,
         settings: Settings,
@@ -88,7 +94,6 @@ class Session:
         self.metrics = CallMetrics(metrics)
         self.still = identity.crop
         self.recording: Recording | None = None  # the latest one
-        self.spoken = SpokenFiles(settings.speech_seconds, self.tell)
         self._listeners: set[Callable[[str, dict[str, Any]], None]] = set()
         self._settings, self._governor = settings, governor
         self._lease = batcher.lease(identity)
@@ -102,6 +107,9 @@ class Session:
             ahead=math.ceil(batcher.talker.profile.mel.reach / SPEECH_SAMPLES) - 1,
             patience=settings.compute_allowance / 2,
         )
+        self.conversation = Conversation(
+            name, mode, services, settings, self._delay - TICK_SECONDS, self.tell, self._take_back
+        )
         self._changed = asyncio.Event()  # of the connection's state, or of what is wanted
         self._over = asyncio.Event()
         self._connecting = asyncio.Lock()
@@ -110,7 +118,7 @@ class Session:
         self.audience.unseen = self.publishing
         self._clock: SessionClock | None = None
         self._unheard = UnheardSound()
-        self._pushed: MicrophoneReader | None = None  # stands where the connection's microphone stands
+        self._pushed: PushedSound | None = None  # what a channel sends
         self._last_voice = time.monotonic()
         self._lost_at = 0.0
 
@@ -175,6 +183,7 @@ class Session:
                     self.metrics.begin()
                     for name, work in (
                         ("hearing", self._hear(clock)),
+                        ("conversation", self.conversation.run()),
                         ("animation", self._animation.run(clock, self._unheard, self)),
                         ("audience", self.audience.run()),
                     ):
@@ -196,16 +205,33 @@ class Session:
         self.offer.require(controls)
         self.controls = controls
 
+    def change_mode(self, mode: Mode) -> None:
+        """Let something else speak from now on; raises ConversationError or SourceTakenError."""
+        if mode is not Mode.PUSH and self._pushed is not None and self._the_connection.has_microphone:
+            raise SourceTakenError("A channel pushes sound and there is a microphone; close the channel first.")
+        self.conversation.change_mode(mode)
+
     @contextmanager
-    def fed_by(self, microphone: MicrophoneReader) -> Iterator[None]:
-        """Let this sound feed the avatar meanwhile; raises SourceTakenError where another does."""
-        if self._pushed is not None or self._the_connection.has_microphone:
-            raise SourceTakenError
-        self._pushed = microphone
+    def fed_by(self, sound: PushedSound) -> Iterator[None]:
+        """Let a channel send this sound meanwhile; raises SourceTakenError where something else stands in its place."""
+        taken = self.conversation.mode is not Mode.PUSH and self._the_connection.has_microphone
+        if self._pushed is not None or taken:
+            raise SourceTakenError("Something else feeds this avatar: a microphone, or a channel.")
+        self._pushed = sound
         try:
             yield
         finally:
             self._pushed = None
+            self.conversation.end_push()
+
+    def feed(self, pcm: bytes) -> None:
+        """PCM that the channel sends, by `fed_by`; raises TooMuchError."""
+        assert self._pushed is not None
+        sound = self._pushed.read(pcm)
+        if self.conversation.mode is Mode.PUSH:
+            self.conversation.push(sound)
+        else:
+            self._pushed.hear(sound)
 
     @contextmanager
     def told(self, listener: Callable[[str, dict[str, Any]], None]) -> Iterator[None]:
@@ -271,7 +297,8 @@ class Session:
             "effort": self._governor.effort.name,
             "controls": self.controls.as_dict(),
             **self.metrics.snapshot(),
-            "speech": self.spoken.stats(),
+            "conversation": self.conversation.stats(),
+            "speech": self.conversation.waiting(),
             "recording": self.recording.stats() if self.recording else None,
             "microphone": self._connection.stats() if self._connection else None,
             "watch": f"/whep/{self.room}",
@@ -319,26 +346,41 @@ class Session:
         return time.monotonic()
 
     async def _hear(self, clock: SessionClock) -> None:
-        """Cut the sound into ticks: back to the listener, and on to the engines."""
+        """Cut the sound into ticks: what the avatar says goes to whoever listens, and to the engines."""
         encoder = SpeechEncoder(self._settings.audio_bitrate)
         tick = 0
         while True:
             await clock.until(clock.cut(tick))
-            connection = self._the_connection
-            speech, arrival = (self._pushed or connection.microphone).take(tick, clock.cut(tick))
-            if (spoken := self.spoken.take(tick)) is not None:
-                speech, arrival = spoken, None  # the microphone is read on, so that it is of the present afterwards
-            self.metrics.traces.heard(tick, arrival)
-            packets = encoder.encode(tick, speech.playback)
-            connection.speak(clock.due(tick), packets, arrival)
-            self.audience.speak(clock.due(tick), packets)
-            if self.recording is not None:
-                self.recording.sound(tick, speech.playback)
+            heard, arrival = self._microphone.take(tick, clock.cut(tick))
+            speech, leaving = self.conversation.exchange(heard, arrival)
+            self.metrics.traces.heard(tick, arrival if speech is heard else None)
+            if leaving is not None:
+                self._send(leaving, encoder, clock)
             if self._unheard.put(speech.pcm):
                 self.metrics.dropped("sound_unheard")
-            if math.sqrt(float(np.mean(speech.pcm**2))) > VOICE:
+            if any(math.sqrt(float(np.mean(sound.pcm**2))) > VOICE for sound in (heard, speech)):
                 self._last_voice = clock.now()
             tick += 1
+
+    @property
+    def _microphone(self) -> MicrophoneReader:
+        """Where the caller's voice comes from."""
+        if self._pushed is not None and self.conversation.mode is not Mode.PUSH:
+            return self._pushed.microphone
+        return self._the_connection.microphone
+
+    def _send(self, leaving: Leaving, encoder: SpeechEncoder, clock: SessionClock) -> None:
+        packets = encoder.encode(leaving.tick, leaving.playback)
+        due = clock.due(leaving.tick)
+        self._the_connection.speak(due, packets, leaving.arrival)
+        self.audience.speak(due, packets)
+        if self.recording is not None:
+            self.recording.sound(leaving.tick, leaving.playback)
+
+    def _take_back(self) -> None:
+        """Sound that the engines know is not going to be heard."""
+        self._unheard.hush()
+        self._animation.hush()
 
     async def _watch(self) -> None:
         """Follow the connection's state; end the call when its peer stays away, nobody speaks or its time is up."""

@@ -7,8 +7,9 @@ without it, because that is what platforms set.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AliasChoices,
@@ -16,6 +17,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    ImportString,
     IPvAnyAddress,
     SecretStr,
     model_validator,
@@ -166,7 +168,15 @@ class Settings(BaseSettings):
     """A recording is deleted so long after its end."""
 
     speech_seconds: float = Field(300.0, gt=0)
-    """Of sent sound files that may wait in a call to be spoken."""
+    """Of sound that may wait in a call to be spoken."""
+    voice: ImportString[Callable[[], Any]] | None = None
+    """A voice of one's own, as `package.module:Class`; see `server.voices.Voice`."""
+    barge_in: bool = True
+    """A caller who begins to speak interrupts the avatar."""
+    turn_pause: float = Field(0.7, ge=0.2, le=5)
+    """Seconds of quiet that end a caller's turn."""
+    turn_longest: float = Field(30.0, ge=2, le=300)
+    """A caller's turn is over after this long, pause or not."""
 
     max_offer: int = 65_536
     max_speech: int = 32 * 1024 * 1024

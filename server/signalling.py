@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from enum import StrEnum
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request, Response
@@ -20,6 +19,7 @@ from server import ice
 from server.auth import Holder
 from server.avatars import Avatar, EnrolmentBusyError
 from server.house import House
+from server.modes import ConversationError, Mode
 from server.problems import ProblemError, not_now
 from server.reception import FullHouseError, Reception
 from server.session import EndedError, Session
@@ -33,15 +33,6 @@ NO_PORTS = "All of the server's UDP ports are in use; try again soon."
 STARTING = 2  # seconds until a server that starts is worth asking again
 
 
-class Mode(StrEnum):
-    """What the avatar speaks: the caller's own voice, or one of the sources that are not here yet."""
-
-    MIRROR = "mirror"
-    AGENT = "agent"
-    SPEAK = "speak"
-    PUSH = "push"
-
-
 def router(house: House) -> APIRouter:
     """The routes of one server."""
     routes = APIRouter()
@@ -52,13 +43,12 @@ def router(house: House) -> APIRouter:
         request: Request, holder: Caller, avatar: str | None = None, mode: Mode = Mode.MIRROR
     ) -> Response:
         require_type(request, SDP)
-        if mode is not Mode.MIRROR:
-            raise ProblemError(501, f"Mode '{mode}' is not there yet; this server has mode 'mirror'.")
+        require_mode(house, mode)
         reception = open_reception(house)
         chosen = find_avatar(house, avatar or avatars.default, holder)
         offer = (await body(request, settings.max_offer, settings.body_timeout)).decode("utf-8", "replace")
         try:
-            session, answer = await reception.admit(offer, chosen.id, chosen.identity)
+            session, answer = await reception.admit(offer, chosen.id, chosen.identity, mode=mode)
         except FullHouseError as full:
             raise not_now(full.reason, str(full), settings.retry_after) from None
         except ice.PortsExhaustedError:
@@ -168,6 +158,13 @@ def find_session(house: House, name: str) -> Session:
     if session is None:
         raise ProblemError(404, GONE)
     return session
+
+
+def require_mode(house: House, mode: Mode) -> None:
+    try:
+        house.services.require(mode)
+    except ConversationError as error:
+        raise ProblemError(422, str(error), reason="mode") from None
 
 
 def require_right(request: Request, session: Session) -> None:

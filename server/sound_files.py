@@ -1,20 +1,16 @@
-"""Sent sound files are decoded in a process of their own: one that breaks a decoder breaks nothing else."""
+"""Sent sound files are decoded in a process of their own."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import multiprocessing
-import os
-import signal
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from multiprocessing.connection import Connection
 
 from engines.media import Speech, read_speech
 from engines.types import SpeechError
+from server.apart import Apart, BrokenError, FailedError
 from server.spoken import TooMuchError
 
 AT_ONCE = 4  # files that may be on their way, each of them in memory
@@ -29,7 +25,6 @@ class SoundReader:
     def __init__(self) -> None:
         self._executor = ThreadPoolExecutor(1, "sound")
         self._coming = 0
-        self._closed = False
 
     @contextmanager
     def place(self) -> Iterator[None]:
@@ -51,38 +46,25 @@ class SoundReader:
 
 
 def _read_apart(data: bytes, longest: float) -> Speech:
-    context = multiprocessing.get_context("spawn")  # a fork would take the threads' locks along
-    line, other = context.Pipe()
-    process = context.Process(target=_work, args=(other, longest), name="sound", daemon=True)
-    with line:
-        with other:
-            process.start()
-        try:
-            line.send_bytes(data)
-            if not line.poll(PATIENCE):
-                raise TimeoutError("took too long")
-            result = line.recv()
-        except (OSError, EOFError) as error:  # a TimeoutError is one
-            logger.warning("a sound file could not be decoded: %s", error or "its process died")
-            raise SpeechError("This sound could not be read; please send another file.") from error
-        finally:
-            process.kill()
-            process.join()
-            process.close()
+    process = Apart("sound", _reading, longest, patience=PATIENCE)
+    try:
+        result = process.ask(data)
+    except (BrokenError, FailedError) as error:
+        logger.warning("a sound file could not be decoded: %s", error)
+        raise SpeechError("This sound could not be read; please send another file.") from error
+    finally:
+        process.stop()
     if isinstance(result, SpeechError):
         raise result
     assert isinstance(result, Speech)
     return result
 
 
-def _work(line: Connection, longest: float) -> None:
-    for stopping in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(stopping, signal.SIG_IGN)  # they reach the whole group; the server decides
-    if sys.platform != "win32":
-        os.nice(15)
-    result: Speech | SpeechError
-    try:
-        result = read_speech(line.recv_bytes(), longest)
-    except SpeechError as error:
-        result = error
-    line.send(result)
+def _reading(longest: float) -> Callable[[bytes], Speech | SpeechError]:
+    def read(data: bytes) -> Speech | SpeechError:
+        try:
+            return read_speech(data, longest)
+        except SpeechError as error:
+            return error
+
+    return read

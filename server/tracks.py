@@ -98,6 +98,11 @@ class UnheardSound:
         self._filled.set()
         return full
 
+    def hush(self) -> None:
+        """What waits is silence."""
+        for place in range(len(self._ticks)):
+            self._ticks[place] = np.zeros(SPEECH_SAMPLES, np.float32)
+
     @property
     def empty(self) -> bool:
         return not self._ticks

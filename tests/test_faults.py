@@ -21,6 +21,7 @@ from engines.types import Identity
 from server.batcher import Batcher
 from server.metrics import Metrics
 from server.reception import Reception
+from server.services import Services
 from server.session import Session
 from server.settings import Settings
 from tests.test_server import PORTRAIT
@@ -47,7 +48,7 @@ async def calls(
     batcher = Batcher(talker, 2, metrics)
     peers = [Peer("http://nobody.invalid", np.zeros(RATE, np.int16)) for _ in range(count)]
     try:
-        async with Reception(batcher, settings, metrics) as reception:
+        async with Reception(batcher, Services(settings), settings, metrics) as reception:
             made = []
             for peer in peers:
                 session, answer = await reception.admit(await peer.offer(), "iris", identity)

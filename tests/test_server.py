@@ -82,7 +82,7 @@ def test_every_answer_carries_the_security_headers(http: httpx.Client) -> None:
         ("/sessions", {"Content-Type": "application/json"}, b"{}", 415, "application/sdp"),
         ("/sessions?avatar=nobody", SDP, b"v=0", 404, "nobody"),
         ("/sessions?mode=sing", SDP, b"v=0", 422, "mirror"),
-        ("/sessions?mode=agent", SDP, b"v=0", 501, "mirror"),
+        ("/sessions?mode=agent", SDP, b"v=0", 422, "language model"),
         ("/avatars", {"Content-Type": "image/jpeg"}, b"x", 415, "multipart/form-data"),
         ("/avatars", {"Content-Type": "multipart/form-data"}, b"x", 400, ""),
     ],

@@ -17,10 +17,10 @@ import numpy as np
 import pytest
 
 from benchmarks.peer import Peer
-from engines.media import Speech, read_speech
-from engines.types import PLAYBACK_RATE, PLAYBACK_SAMPLES, SPEECH_SAMPLES, SpeechError
+from engines.media import read_speech
+from engines.types import PLAYBACK_RATE, SpeechError
 from server.sound_files import SoundReader
-from server.spoken import SpokenFiles, TooMuchError
+from server.spoken import TooMuchError
 from tests.conftest import LiveServer
 from tests.test_control import channel
 
@@ -119,45 +119,6 @@ async def test_a_file_that_breaks_its_process_is_refused_and_the_next_one_is_rea
     reader.close()
 
 
-def ramp(ticks: float) -> Speech:
-    """Every sample is another."""
-    samples = round(ticks * PLAYBACK_SAMPLES)
-    playback = np.arange(1, samples + 1).astype(np.int16)
-    return Speech(playback[::3].astype(np.float32), playback)
-
-
-def test_every_sample_is_spoken_once_in_order_and_a_stop_ends_softly() -> None:
-    told: list[str] = []
-    spoken = SpokenFiles(100, lambda kind, state, **_: told.append(state))
-    assert spoken.take(0) is None
-    spoken.add(ramp(2.5))
-    spoken.add(ramp(1))
-    assert spoken.stats() == {"seconds_left": 0.16, "files": 2}
-    ticks = [spoken.take(tick) for tick in range(1, 6)]
-    assert ticks[4] is None
-    sounds = [tick for tick in ticks if tick is not None]
-    assert [tick.tick for tick in sounds] == [1, 2, 3, 4]
-    assert {(len(tick.pcm), len(tick.playback)) for tick in sounds} == {(SPEECH_SAMPLES, PLAYBACK_SAMPLES)}
-    said = np.concatenate([tick.playback for tick in sounds])
-    assert np.array_equal(said[: 3 * PLAYBACK_SAMPLES], np.pad(ramp(2.5).playback, (0, PLAYBACK_SAMPLES // 2)))
-    assert np.array_equal(said[3 * PLAYBACK_SAMPLES :], ramp(1).playback)
-    assert told == ["begun", "ended", "begun", "ended"]
-
-    spoken.add(Speech(np.ones(6400, np.float32), np.full(19_200, 9000, np.int16)))
-    spoken.add(ramp(5))
-    spoken.take(6)
-    spoken.stop()
-    last = spoken.take(7)
-    assert last is not None
-    assert spoken.take(8) is None
-    assert np.abs(np.diff(last.playback.astype(int))).max() < 30, "no click"
-    assert last.playback[-1] == 0
-    assert told[4:] == ["begun", "stopped"]
-    spoken.stop()
-    with pytest.raises(TooMuchError, match="100 s"):
-        spoken.add(ramp(2600))
-
-
 async def test_a_file_is_spoken_in_place_of_the_microphone(server: LiveServer) -> None:
     hum = np.round(6000 * np.sin(2 * np.pi * 300 * np.arange(60 * PLAYBACK_RATE) / PLAYBACK_RATE)).astype(np.int16)
     async with Peer(server.url, hum) as peer, httpx.AsyncClient(base_url=server.url, timeout=30) as http:
@@ -168,7 +129,7 @@ async def test_a_file_is_spoken_in_place_of_the_microphone(server: LiveServer) -
             assert (sent.status_code, sent.json()["seconds"]) == (202, 2.0)
             event = await control.receive()
             assert (event["type"], event["state"], event["seconds"]) == ("speech", "begun", 2.0)
-            assert (await peer.stats())["speech"]["files"] == 1
+            assert (await peer.stats())["speech"]["waiting"] == 1
             assert (await control.receive())["state"] == "ended"
             assert (await peer.stats())["speech"] is None
             await peer.pictures(20, within=30)
