@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 from urllib.parse import urlsplit
 
+import cv2
 import numpy as np
 import pytest
 
@@ -74,6 +75,16 @@ def write_wave(path: Path, sound: np.ndarray) -> Path:
         file.setsampwidth(2)
         file.setframerate(RATE)
         file.writeframes(sound.astype("<i2").tobytes())
+    return path
+
+
+def write_film(path: Path, picture: np.ndarray) -> Path:
+    """u8 (h, w, 3) BGR -> a Y4M file of 640 x 480, in which the picture stands still."""
+    side = 480
+    frame = np.full((side, 640, 3), 120, np.uint8)
+    frame[:, 80 : 80 + side] = cv2.resize(picture, (side, side), interpolation=cv2.INTER_AREA)
+    planes = cv2.cvtColor(frame, cv2.COLOR_BGR2YUV_I420).tobytes()
+    path.write_bytes(b"YUV4MPEG2 W640 H480 F10:1 Ip A1:1 C420jpeg\n" + 5 * (b"FRAME\n" + planes))
     return path
 
 

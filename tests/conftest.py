@@ -12,13 +12,23 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import av
+import cv2
 import httpx
 import numpy as np
 import pytest
 
+from tests.browser import ALLOW, RATE, Visit, launch, playwright, visit, write_film, write_wave
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Playwright
+
 REPOSITORY = Path(__file__).resolve().parent.parent
+PORTRAIT = REPOSITORY / "engines" / "avatars" / "astronaut.jpg"
+SENTENCE = "Good morning. We are happy to be here, and we will now open and close our mouths all the time."
+SILENCE = 6  # seconds after the sentence, before it is spoken again
 START = 120  # seconds that a server may take on a busy machine
 
 
@@ -130,3 +140,30 @@ def quiet(server: LiveServer) -> Iterator[None]:
     assert server.metric("kdtalker_sessions") == 0
     assert server.metric('kdtalker_refused_total{status="500"}') == 0
     assert not [line for line in server.log.read_text().splitlines() if " ERROR " in line]
+
+
+@pytest.fixture(scope="module")
+def driver() -> Iterator[Playwright]:
+    # Closed after this file: while it is open, its event loop is in the way of asynchronous tests.
+    with playwright() as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def chromium(driver: Playwright, request: pytest.FixtureRequest) -> Iterator[Browser]:
+    """A browser whose microphone says a sentence, is silent, and says it again; its camera sees a face."""
+    speak = request.getfixturevalue("speak")  # by now, so that `driver` is the one to say what is missing
+    folder = request.getfixturevalue("tmp_path_factory").mktemp("microphone")
+    sound = np.concatenate([speak(SENTENCE), np.zeros(SILENCE * RATE, np.int16)])
+    path = write_wave(folder / "voice.wav", sound)
+    camera = write_film(folder / "camera.y4m", cv2.imread(str(PORTRAIT)))
+    files = f"--use-file-for-fake-audio-capture={path}", f"--use-file-for-fake-video-capture={camera}"
+    browser = launch(driver, ALLOW, *files)
+    yield browser
+    browser.close()
+
+
+@pytest.fixture
+def visitor(chromium: Browser, server: LiveServer) -> Iterator[Visit]:
+    with visit(chromium, server.url) as visitor:
+        yield visitor

@@ -1,6 +1,6 @@
 // The picker of faces: the ones the server lists, and a photo of one's own.
 
-import { ask } from "./session.js";
+import { ask } from "./ask.js";
 
 const ENROLMENT = 60000; // ms that the server has to look at a photo, which may wait behind others
 const AGAIN = 1000; // ms until a server that has no face yet is asked once more
@@ -23,7 +23,6 @@ export class Avatars extends EventTarget {
     this.#file = file;
     this.#note = note;
     this.#hint = note.textContent;
-    file.addEventListener("change", () => this.add(file.files[0]));
   }
 
   /** Show what the server has; one that still starts has nothing yet. */
@@ -39,24 +38,16 @@ export class Avatars extends EventTarget {
     }
   }
 
-  /** Send a photo; it becomes the choice, or the server says why it does not suit. */
-  async add(photo) {
-    if (!photo || this.#list.ariaBusy === "true") return;
-    this.#list.ariaBusy = "true";
-    this.#tell("Looking at your photo …");
+  /** Send a photo, which becomes the choice; raises CallError with the server's reason where it does not suit. */
+  async add(photo, signal) {
     const form = new FormData();
     form.append("photo", photo);
-    try {
-      const answer = await ask("/avatars", { method: "POST", body: form, signal: AbortSignal.timeout(ENROLMENT) });
-      const avatar = await answer.json();
-      this.#offer(avatar);
-      this.#choose(avatar);
-      this.#tell("Your photo suits. The server keeps it in memory only, and shows it to nobody else.");
-    } catch (error) {
-      this.#tell(error.detail || "The photo could not be sent. See whether you are online, then try again.", true);
-    }
-    this.#list.ariaBusy = "false";
-    this.#file.value = ""; // so that the same file can be chosen again
+    const either = AbortSignal.any([signal, AbortSignal.timeout(ENROLMENT)]);
+    const answer = await ask("/avatars", { method: "POST", body: form, signal: either });
+    const avatar = await answer.json();
+    this.#offer(avatar);
+    this.#choose(avatar);
+    this.#tell("Your photo suits. The server keeps it in memory only, and shows it to nobody else.");
   }
 
   #offer(avatar) {
@@ -76,8 +67,7 @@ export class Avatars extends EventTarget {
     this.dispatchEvent(new Event("choice"));
   }
 
-  #tell(text, refused = false) {
+  #tell(text) {
     if (this.#note.textContent !== text) this.#note.textContent = text;
-    this.#note.classList.toggle("refused", refused);
   }
 }

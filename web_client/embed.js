@@ -1,7 +1,8 @@
 // The avatar in any page: <kdtalker-avatar server="https://avatar.example.org" avatar="iris"></kdtalker-avatar>
 // docs/client.md has the attributes and methods. Pages of other servers need KDTALKER_CORS_ORIGINS to name them.
 
-import { CallError, Session } from "./session.js";
+import { CallError } from "./ask.js";
+import { Session } from "./session.js";
 import { words } from "./words.js";
 
 const HOME = new URL(import.meta.url).origin; // the server that this file came from

@@ -1,6 +1,6 @@
 // The button that records a call, and the link to what was recorded.
 
-import { ask } from "./session.js";
+import { ask } from "./ask.js";
 
 const WHY = {
   "disk full": "The server's disk is full, so the recording ended. The call goes on.",

@@ -1,21 +1,15 @@
 // One call to the avatar server: microphone out, talking face in. Knows HTTP and WebRTC, and nothing of the page.
 
-const GATHERING = 2000; // ms to wait for network candidates; what is found by then goes into the offer
-const CONNECTING = 12000; // ms until a connection that does not come up, or brings nothing, counts as blocked
-const STALLED = 2000; // ms without any sound or picture arriving until the connection counts as lost
-const ANSWER = 15000; // ms that the server has to answer a request
-export const HEARING = ["mirror", "agent"]; // modes in which the microphone is heard
-const PAUSES = [0, 1000, 2000, 4000, 8000]; // ms before each attempt to get a lost connection back
+import { CallError, ask } from "./ask.js";
+import { CONNECTING, connected, gathered, openMicrophone, picturesDecoded, preferVp8 } from "./peer.js";
 
-/** An error with a stable `code` that the page has words for, and the server's own words where it gave any. */
-export class CallError extends Error {
-  constructor(code, detail = "", retryAfter = 0) {
-    super(detail || code);
-    this.code = code;
-    this.detail = detail;
-    this.retryAfter = retryAfter;
-  }
-}
+export const HEARING = ["mirror", "agent"]; // modes in which the avatar hears a microphone
+const STALLED = 1500; // ms without a picture decoded until the connection counts as lost
+const LOOK = 250; // ms between looks at it
+const ASLEEP = 1000; // ms between two of them that only a browser which was put to sleep lets pass
+const ANSWER = 15000; // ms that the server has to answer a request,
+const PROMPT = 5000; // and while a lost connection is made anew, when a request may be lost as well
+const PAUSES = [0, 1000, 2000, 4000, 8000]; // ms before each attempt to get a lost connection back
 
 /**
  * `state` is one of idle, asking, connecting, live, reconnecting, waiting, failed.
@@ -27,7 +21,7 @@ export class Session extends EventTarget {
   error = null; // CallError while failed or waiting
   attempt = 0; // of PAUSES.length while reconnecting
   retryAt = 0; // performance.now() of the next try while waiting
-  mode = "mirror"; // whose voice the avatar has
+  mode = "mirror"; // who speaks: mirror, agent or speak
   microphone = null; // MediaStream, null where the avatar hears none
   stream = null; // MediaStream of the avatar
   room = ""; // where others may watch the call, once there is one
@@ -40,6 +34,7 @@ export class Session extends EventTarget {
   #stopped = null; // AbortController of the running call
   #wake = () => {}; // ends the current pause early
   #asking = new AbortController(); // of questions about this connection, moot once it ends
+  #muted = false;
   #changed = false; // the connection ends because another avatar was chosen
   #server; // where the server is; a page of another one names it
   #key; // a token, or a link's key, where no cookie can say it
@@ -56,6 +51,7 @@ export class Session extends EventTarget {
     const { signal } = (this.#stopped = new AbortController());
     [this.#avatar, this.mode] = [avatar, mode];
     try {
+      if (!window.RTCPeerConnection) throw new CallError("unsupported");
       if (HEARING.includes(mode)) {
         this.#become("asking");
         await this.useMicrophone(microphone);
@@ -104,11 +100,28 @@ export class Session extends EventTarget {
       return;
     }
     const [track] = stream.getAudioTracks();
+    track.enabled = !this.#muted;
     track.onended = () => this.useMicrophone("").catch((error) => this.fail(error)); // it was unplugged
     this.#release();
     this.microphone = stream;
     await this.#voice?.replaceTrack(track);
     this.dispatchEvent(new Event("microphone"));
+  }
+
+  /** Let somebody else speak, with the microphone `id` where the avatar is to hear one; raises CallError without it. */
+  async useMode(mode, id = "") {
+    if (HEARING.includes(mode) && !this.microphone) await this.useMicrophone(id);
+    this.mode = mode;
+    if (HEARING.includes(mode) || !this.microphone) return;
+    this.#release();
+    await this.#voice?.replaceTrack(null);
+    this.dispatchEvent(new Event("microphone"));
+  }
+
+  /** Send silence in place of the microphone, from now on and in calls to come. */
+  mute(muted) {
+    this.#muted = muted;
+    for (const track of this.microphone?.getAudioTracks() ?? []) track.enabled = !muted;
   }
 
   /** Where the server keeps the call, null while there is none. */
@@ -145,7 +158,7 @@ export class Session extends EventTarget {
       try {
         this.#become(attempt ? "reconnecting" : "connecting", { attempt });
         this.#changed = false;
-        await this.#connect(signal);
+        await this.#connect(signal, attempt ? PROMPT : ANSWER);
         this.#become("live");
         attempt = (await this.#connectionEnds(signal)) ? 1 : 0;
       } catch (error) {
@@ -168,8 +181,8 @@ export class Session extends EventTarget {
   }
 
   /** One attempt: offer, answer, connection. */
-  async #connect(signal) {
-    const { iceServers } = await (await this.ask("/ice-servers")).json();
+  async #connect(signal, patience) {
+    const { iceServers } = await (await this.ask("/ice-servers", { signal: AbortSignal.timeout(patience) })).json();
     signal.throwIfAborted();
     const peer = (this.#peer = new RTCPeerConnection({ iceServers }));
     peer.ontrack = ({ streams: [stream] }) => {
@@ -177,14 +190,14 @@ export class Session extends EventTarget {
       this.stream = stream;
       this.dispatchEvent(new Event("stream"));
     };
-    const track = this.microphone?.getAudioTracks()[0];
-    this.#voice = peer.addTransceiver(track ?? "audio", { direction: track ? "sendrecv" : "recvonly" }).sender;
+    const [voice = "audio"] = this.microphone?.getAudioTracks() ?? []; // one may follow later
+    this.#voice = peer.addTransceiver(voice, { direction: "sendrecv" }).sender;
     preferVp8(peer.addTransceiver("video", { direction: "recvonly" }));
     await peer.setLocalDescription();
     await gathered(peer);
     signal.throwIfAborted();
 
-    const answer = await (this.#url ? this.#reconnect(peer) : this.#open(peer, signal));
+    const answer = await (this.#url ? this.#reconnect(peer, patience) : this.#open(peer, signal));
     signal.throwIfAborted();
     await peer.setRemoteDescription({ type: "answer", sdp: await answer.text() });
     await connected(peer, signal);
@@ -207,10 +220,11 @@ export class Session extends EventTarget {
   }
 
   /** Give the session, which waits for a while, a new connection. */
-  async #reconnect(peer) {
+  async #reconnect(peer, patience) {
     const headers = { "Content-Type": "application/sdp", "Session-Token": this.#token };
     try {
-      return await this.ask(this.#url, { method: "POST", headers, body: peer.localDescription.sdp });
+      const { sdp: body } = peer.localDescription;
+      return await this.ask(this.#url, { method: "POST", headers, body, signal: AbortSignal.timeout(patience) });
     } catch (error) {
       throw error.code === "unknown" ? new CallError("ended") : error;
     }
@@ -219,32 +233,23 @@ export class Session extends EventTarget {
   /** True when the connection was lost, false when another avatar was chosen; raises when that is for good. */
   async #connectionEnds(signal) {
     const peer = this.#peer;
-    let [received, newest] = [0, performance.now()];
+    let [shown, newest, looked] = [0, performance.now(), performance.now()];
     while (!this.#changed) {
-      await this.#pause(500);
+      await this.#pause(LOOK);
       signal.throwIfAborted();
-      const packets = await packetsReceived(peer);
+      const pictures = await picturesDecoded(peer);
       const now = performance.now();
-      // Phones may put the network to sleep for a page that nobody sees.
-      if (packets !== received || document.hidden) [received, newest] = [packets, now];
+      // A page that nobody sees may get no pictures, or no time to look at them.
+      if (pictures !== shown || document.hidden || now - looked > ASLEEP) [shown, newest] = [pictures, now];
+      looked = now;
       const broken = peer.connectionState === "failed" || peer.connectionState === "closed";
-      if (!received && now - newest > CONNECTING) throw new CallError("blocked");
-      if (broken || (received && now - newest > STALLED)) {
+      if (!shown && now - newest > CONNECTING) throw new CallError("blocked");
+      if (broken || (shown && now - newest > STALLED)) {
         this.#become("reconnecting", { attempt: 1 });
-        await this.#stillKnown();
         return true;
       }
     }
     return false;
-  }
-
-  /** Tell a network that went away from a server that hung up. */
-  async #stillKnown() {
-    try {
-      await this.ask(`${this.#url}/stats`);
-    } catch (error) {
-      if (error.code === "unknown") throw new CallError("ended");
-    }
   }
 
   async #pause(milliseconds) {
@@ -294,66 +299,4 @@ export class Session extends EventTarget {
     Object.assign(this, { state, error, attempt, retryAt });
     this.dispatchEvent(new Event("state"));
   }
-}
-
-/** Fetch from the server; raises CallError with the problem's own words (RFC 9457). */
-export async function ask(url, options) {
-  let answer;
-  try {
-    answer = await fetch(url, { signal: AbortSignal.timeout(ANSWER), ...options });
-  } catch {
-    throw new CallError("gone");
-  }
-  if (answer.ok) return answer;
-  const problem = await answer.json().catch(() => ({}));
-  const code = { 404: "unknown", 503: "unavailable" }[answer.status] ?? "refused";
-  throw new CallError(code, problem.detail, Number(answer.headers.get("Retry-After")) || 0);
-}
-
-async function openMicrophone(id) {
-  // A page that came over plain HTTP from another machine has no mediaDevices at all.
-  if (!navigator.mediaDevices?.getUserMedia) throw new CallError(window.isSecureContext ? "unsupported" : "insecure");
-  if (!window.RTCPeerConnection) throw new CallError("unsupported");
-  const wishes = { echoCancellation: true, noiseSuppression: true, autoGainControl: true, channelCount: 1 };
-  try {
-    return await navigator.mediaDevices.getUserMedia({ audio: id ? { ...wishes, deviceId: { exact: id } } : wishes });
-  } catch (error) {
-    if (error.name === "NotAllowedError" || error.name === "SecurityError") throw new CallError("denied");
-    if (error.name === "OverconstrainedError" && id) return openMicrophone(""); // it was chosen once and is gone
-    throw new CallError(error.name === "NotFoundError" ? "no-microphone" : "microphone-busy");
-  }
-}
-
-function preferVp8(transceiver) {
-  const codecs = RTCRtpReceiver.getCapabilities?.("video")?.codecs;
-  if (!codecs || !transceiver.setCodecPreferences) return;
-  const vp8 = (codec) => codec.mimeType.toLowerCase() === "video/vp8";
-  transceiver.setCodecPreferences([...codecs.filter(vp8), ...codecs.filter((codec) => !vp8(codec))]);
-}
-
-function gathered(peer) {
-  return new Promise((resolve) => {
-    if (peer.iceGatheringState === "complete") resolve();
-    peer.addEventListener("icegatheringstatechange", () => peer.iceGatheringState === "complete" && resolve());
-    setTimeout(resolve, GATHERING);
-  });
-}
-
-function connected(peer, signal) {
-  return new Promise((resolve, reject) => {
-    const blocked = () => reject(new CallError("blocked"));
-    signal.addEventListener("abort", () => reject(signal.reason), { once: true });
-    setTimeout(blocked, CONNECTING);
-    const look = () => {
-      if (peer.connectionState === "connected") resolve();
-      if (peer.connectionState === "failed") blocked();
-    };
-    peer.addEventListener("connectionstatechange", look);
-    look();
-  });
-}
-
-async function packetsReceived(peer) {
-  const entries = [...(await peer.getStats()).values()].filter((entry) => entry.type === "inbound-rtp");
-  return entries.reduce((sum, entry) => sum + entry.packetsReceived, 0);
 }

@@ -30,7 +30,7 @@ export class Speaker {
   follow(figures) {
     if (figures) {
       this.#show(true);
-      const more = figures.files > 1 ? `, ${figures.files - 1} more to come` : "";
+      const more = figures.waiting > 1 ? `, ${figures.waiting - 1} more to come` : "";
       this.#tell(`Speaking in place of the microphone, ${Math.ceil(figures.seconds_left)} s left${more}`);
     } else if (!this.#stop.hidden) {
       this.#show(false);

@@ -17,6 +17,7 @@ export function peerFigures(report) {
     roundTrip: pair.currentRoundTripTime == null ? null : 1000 * pair.currentRoundTripTime,
     soundHeld: held(audio),
     pictureHeld: held(video),
+    jitter: video.jitterBufferEmittedCount ? { held: video.jitterBufferDelay, emitted: video.jitterBufferEmittedCount } : null,
     // Both are the sender's time of what plays now, so their difference is what an eye and an ear notice.
     skew: both ? video.estimatedPlayoutTimestamp - audio.estimatedPlayoutTimestamp : null,
   };

@@ -1,6 +1,6 @@
 // One viewer of a room, by WHEP (draft-ietf-wish-whep): an offer out, sound and picture in, candidates as they are found.
 
-import { CallError, ask } from "./session.js";
+import { CallError, ask } from "./ask.js";
 
 const CONNECTING = 12000; // ms until a connection that does not come up counts as blocked
 
