@@ -8,7 +8,7 @@ from typing import Any
 
 import httpx
 import numpy as np
-from aiortc import RTCConfiguration, RTCPeerConnection, RTCSessionDescription
+from aiortc import RTCConfiguration, RTCPeerConnection, RTCRtpReceiver, RTCSessionDescription
 from aiortc.codecs.vpx import VpxPayloadDescriptor
 from aiortc.rtcrtpreceiver import StreamStatistics
 
@@ -102,19 +102,27 @@ class Viewer(_Guest):
     """Watches a room and decodes nothing, so that many fit one machine. `frames`: whole pictures that came.
 
     A `calm` one complains of nothing: it sends no estimate of its bandwidth and reports no loss, both of which a busy
-    machine brings about. A `deaf` one takes no sound, which is two packets of three.
+    machine brings about. A `deaf` one takes no sound, which is two packets of three. `codec`: the only format of
+    pictures that it offers, default: aiortc's; the size of pictures is known of VP8.
     """
 
-    def __init__(self, url: str, room: str, *, calm: bool = False, deaf: bool = False, **options: Any) -> None:
+    def __init__(
+        self, url: str, room: str, *, calm: bool = False, deaf: bool = False, codec: str = "", **options: Any
+    ) -> None:
         super().__init__(url, f"/whep/{room}", **options)
         self.keyframes: list[tuple[float, tuple[int, int]]] = []  # when, and their width and height
         self._counters: dict[str, _Counter] = {}
         for kind in ("video",) if deaf else ("audio", "video"):
-            receiver: Any = self.connection.addTransceiver(kind, direction="recvonly").receiver
+            transceiver = self.connection.addTransceiver(kind, direction="recvonly")
+            receiver: Any = transceiver.receiver
             self._counters[kind] = _Counter(receiver._RTCRtpReceiver__decoder_queue)
             receiver._RTCRtpReceiver__decoder_queue = self._counters[kind]
             if kind == "video":
-                self._watch(receiver)
+                if codec:
+                    formats = RTCRtpReceiver.getCapabilities("video").codecs
+                    transceiver.setCodecPreferences([each for each in formats if each.name == codec])
+                if codec in ("", "VP8"):
+                    self._watch(receiver)
                 if calm:
                     receiver._RTCRtpReceiver__remote_bitrate_estimator = None
                     receiver._RTCRtpReceiver__remote_streams = _Content()

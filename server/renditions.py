@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +15,7 @@ from server.rungs import rate
 from server.settings import Settings
 from server.stream import PictureStream
 
+MOST = 3  # renditions of a call
 KEYFRAME_PAUSE = 1.0  # seconds: viewers that ask, or join, within it are answered by one key frame
 MEASURED = 2.0  # seconds that a rendition's rate is taken over
 
@@ -25,6 +26,23 @@ class Key:
 
     codec: str
     pixels: int
+
+
+def shared(wanted: Counter[Key]) -> dict[Key, Key]:
+    """What stands for each rendition that so many viewers want, where there are to be MOST at most, of two codecs.
+
+    The one with fewest viewers gives way to the next smaller one of its codec, which all of them can carry.
+    """
+    kept, stands = wanted.copy(), {key: key for key in wanted}
+    while len(kept) > MOST:
+        smaller = {
+            key: [other for other in kept if other.codec == key.codec and other.pixels < key.pixels] for key in kept
+        }
+        gone = min((key for key in kept if smaller[key]), key=lambda key: (kept[key], key.pixels))
+        heir = max(smaller[gone], key=lambda key: key.pixels)
+        kept[heir] += kept.pop(gone)
+        stands = {key: heir if one == gone else one for key, one in stands.items()}
+    return stands
 
 
 class Rendition:

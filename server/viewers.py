@@ -21,7 +21,7 @@ from server import aiortc_door as door
 from server.clock import SessionClock
 from server.line import Line, OfferError, read
 from server.metrics import CallMetrics
-from server.renditions import Key, Renditions
+from server.renditions import Key, Renditions, shared
 from server.rungs import Choice, rate, sizes
 from server.settings import Settings
 from server.stream import PictureStream
@@ -161,7 +161,7 @@ class Audience:
 
     async def admit(self, offer: str) -> tuple[Viewer, str]:
         """A new viewer and the SDP answer for it; raises OfferError or PortsExhaustedError."""
-        viewer = Viewer(self._settings, self._report, self._place, self._ask, self._metrics.dropped)
+        viewer = Viewer(self._settings, self._report, lambda _: self._place(), self._ask, self._metrics.dropped)
         self._viewers[viewer.name] = viewer
         self._metrics.process.viewers.inc()
         try:
@@ -191,8 +191,7 @@ class Audience:
             return []
         if most != self._most:
             self._most = most
-            for viewer in self._viewers.values():
-                self._place(viewer)
+            self._place()
         return [(self._renditions.get(key).stream, min(key.pixels, most)) for key in self._keys()]
 
     @property
@@ -227,12 +226,11 @@ class Audience:
             while True:
                 for viewer in [viewer for name, viewer in self._viewers.items() if name not in leaving]:
                     sent = self._renditions.open.get(viewer.current) if viewer.current else None
-                    if await viewer.look(sent.rate if sent else 0.0):
-                        self._place(viewer)
-                    else:
+                    if not await viewer.look(sent.rate if sent else 0.0):
                         logger.info("session %s: a viewer is gone", self._name)
                         leaving.add(viewer.name)
                         group.create_task(self.leave(viewer), name=f"{self._name} viewer")
+                self._place()
                 await self._renditions.keep(self._keys())
                 await asyncio.sleep(LOOK)
 
@@ -252,15 +250,21 @@ class Audience:
             if key is not None
         }
 
-    def _place(self, viewer: Viewer) -> None:
-        """Put a viewer on the rendition that its line and the machine carry."""
-        if self._renditions is None or viewer.codec is None or not viewer.line.up:
+    def _place(self) -> None:
+        """Put everybody on the rendition that their line and the machine carry, as far as there may be one."""
+        if self._renditions is None:
             return
-        wanted = Key(viewer.codec, min(viewer.size, self._most))
-        if wanted != viewer.wanted:
-            viewer.wanted = wanted
-            self._metrics.process.events.labels(f"viewer: {wanted.pixels} pixels").inc()
-            self._ask(viewer)
+        wanted = {
+            viewer: Key(viewer.codec, min(viewer.size, self._most))
+            for viewer in self._viewers.values()
+            if viewer.codec is not None and viewer.line.up
+        }
+        stands = shared(Counter(wanted.values()))
+        for viewer, key in wanted.items():
+            if stands[key] != viewer.wanted:
+                viewer.wanted = stands[key]
+                self._metrics.process.events.labels(f"viewer: {viewer.wanted.pixels} pixels").inc()
+                self._ask(viewer)
 
     def _ask(self, viewer: Viewer) -> None:
         """A viewer needs a key frame of what it is on, or is to be on."""

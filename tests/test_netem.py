@@ -1,4 +1,4 @@
-"""A call through the kernel's own bad network, where the kernel has one: another judge than the relay of these tests."""
+"""A call through the kernel's own bad network, where it has one: another judge than the relay of these tests."""
 
 from __future__ import annotations
 

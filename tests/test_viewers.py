@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -14,12 +15,14 @@ import pytest
 
 from benchmarks.peer import RATE, Peer, RefusedError
 from benchmarks.rooms import Publisher, Viewer
+from server.renditions import MOST, Key, shared
 from tests.conftest import LiveServer, start_server, stop_server
 from tests.test_server import SDP, assert_problem
 
 pytestmark = pytest.mark.timeout(280)
 
 MANY = 30
+WANTED = {512: 9, 384: 4, 256: 1}  # viewers by pixels
 
 
 def silence(seconds: float) -> np.ndarray:
@@ -62,6 +65,27 @@ async def test_a_call_is_watched_until_it_ends(server: LiveServer) -> None:
             await asyncio.wait_for(closed.wait(), 20)
     assert server.metric("kdtalker_viewers") == server.metric("kdtalker_renditions") == 0
     assert server.metric("kdtalker_threads") == threads
+
+
+async def test_a_viewer_without_vp8_gets_h264_from_an_encoder_more(server: LiveServer) -> None:
+    async with Publisher(server.url, "lobby", silence(1)):
+        viewers = Viewer(server.url, "lobby"), Viewer(server.url, "lobby", codec="H264")
+        async with viewers[0] as usual, viewers[1] as other:
+            await until(lambda: min(usual.frames, other.frames) > 10)
+            assert "VP8" not in other.answer
+            seen = await audience(server)
+            assert [(one["codec"], one["viewers"]) for one in seen["renditions"]] == [("h264", 1), ("vp8", 1)]
+
+
+def test_however_many_formats_and_sizes_are_wanted_there_are_three_renditions() -> None:
+    wanted = Counter({Key(codec, pixels): count for codec in ("vp8", "h264") for pixels, count in WANTED.items()})
+    stands = shared(wanted)
+    assert set(stands) == set(wanted)
+    assert len(set(stands.values())) == MOST
+    assert all(one.codec == key.codec and one.pixels <= key.pixels for key, one in stands.items())
+    assert stands[Key("vp8", 256)] == Key("vp8", 256), "who can carry no more stays where it is"
+    few = Counter({Key("vp8", 512): 9, Key("vp8", 384): 1, Key("h264", 512): 1})
+    assert shared(few) == {key: key for key in few}
 
 
 async def test_a_viewer_that_goes_without_a_word_is_let_go(server: LiveServer) -> None:
