@@ -8,13 +8,16 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from contextlib import aclosing, suppress
 from typing import Any
 
 import numpy as np
 
 from engines.media import Speech
 from engines.types import PLAYBACK_SAMPLES, SPEECH_SAMPLES, FloatArray, SpeechTick
+from server.agent import Agent
 from server.echo import EchoCheck
+from server.endpoints import EndpointError
 from server.modes import ConversationError, Mode
 from server.outgoing import Leaving, Outgoing
 from server.pushed import PushedSpeech
@@ -22,8 +25,8 @@ from server.sentences import sentences
 from server.services import Services
 from server.settings import Settings
 from server.spoken import Piece, Spoken, TooMuchError, Utterance
-from server.turns import Heard, TurnTaking
-from server.voices import VoiceError
+from server.turns import Heard, Turn, TurnTaking
+from server.voices import Voice, VoiceError
 
 MAX_TEXT = 4000  # characters of a text
 WAITING = 20_000  # characters that no voice has spoken yet
@@ -56,11 +59,29 @@ class Conversation:
         self._turns = TurnTaking(settings.turn_pause, settings.turn_longest)
         self._echo = EchoCheck()
         self._pushed = PushedSpeech(self._spoken)
+        self._agent = services.agent()
+        self._group: asyncio.TaskGroup | None = None  # while `run` runs
+        self._reply: asyncio.Task[None] | None = None  # to the caller's latest turn
         self._unvoiced = asyncio.Event()  # there may be text that no voice has spoken yet
         self.turn = "idle"
 
     async def run(self) -> None:
         """Until it is cancelled."""
+        async with asyncio.TaskGroup() as self._group:
+            try:
+                if self._mode is not Mode.MIRROR:
+                    await self._wake_voice()
+                await self._speak_up()
+            finally:
+                self._group = None
+
+    async def _wake_voice(self) -> None:
+        """Let a voice that has to start do so before it is needed."""
+        with suppress(VoiceError):
+            await self._services.voices.find(self.voice)
+
+    async def _speak_up(self) -> None:
+        """Give a voice to every sentence."""
         while True:
             utterance = self._next_to_voice()
             if utterance is None:
@@ -122,6 +143,8 @@ class Conversation:
 
     def interrupt(self) -> None:
         """Stop speaking, softly and at once, and forget what was still to be said."""
+        if self._reply is not None:
+            self._reply.cancel()
         self._take_back()
         self._pushed.stop()
         self._spoken.stop()
@@ -171,12 +194,55 @@ class Conversation:
         if self._mode is not Mode.MIRROR and self._echo.explains(pcm, any(voiced)):
             voiced = [False] * len(voiced)
         happened = self._turns.hear(pcm, voiced)
-        if self._mode is Mode.MIRROR or not self._barge_in:
+        if self._mode is Mode.MIRROR:
             return
-        if happened is Heard.SUSPECTED:
+        if self._barge_in and happened is Heard.SUSPECTED:
             self._take_back()
-        elif happened is Heard.BEGUN:
+        elif self._barge_in and happened is Heard.BEGUN:
             self.interrupt()
+        elif happened is Heard.ENDED and self._mode is Mode.AGENT and not self._busy:
+            self._answer()
+
+    @property
+    def _busy(self) -> bool:
+        """Whether the avatar says something, or is about to."""
+        return self._spoken.current is not None or self._thinking
+
+    @property
+    def _thinking(self) -> bool:
+        return self._reply is not None and not self._reply.done()
+
+    def _answer(self) -> None:
+        """Begin to answer the caller's latest turn."""
+        turn = self._turns.turn
+        if turn is not None and self._agent is not None and self._group is not None:
+            self._reply = self._group.create_task(self._replying(self._agent, turn), name=f"{self._name} reply")
+
+    async def _replying(self, agent: Agent, turn: Turn) -> None:
+        """Understand a turn, and say the answer while it is written."""
+        utterance: Utterance | None = None
+        try:
+            text = await agent.understand(turn.pcm)
+            if not text:
+                return
+            self._tell("subtitle", who="user", text=text, final=True, id=self._spoken.number())
+            async with aclosing(agent.answer()) as written:
+                async for sentence in written:
+                    if utterance is None:
+                        utterance = self._spoken.add(self.voice)
+                    utterance.pending.append(sentence)
+                    self._unvoiced.set()
+            if utterance is None:
+                self._tell("trouble", detail="The language model has no answer to this.")
+        except EndpointError as error:
+            logger.warning("session %s: %s", self._name, error)
+            self._tell("trouble", detail=str(error))
+        except Exception:  # a conversation is not worth the call
+            logger.exception("session %s: no answer", self._name)
+            self._tell("trouble", detail="The answer failed; the server's log says why.")
+        finally:
+            if utterance is not None:
+                utterance.more = False
 
     def _take_back(self) -> None:
         """End what is being said where that can still be done; it can be said again from there."""
@@ -194,7 +260,7 @@ class Conversation:
         elif current is not None:
             turn = "speaking" if current.begun else "thinking"
         else:
-            turn = "idle"
+            turn = "thinking" if self._thinking else "idle"
         if turn != self.turn:
             self.turn = turn
             self._tell("turn", state=turn)
@@ -219,14 +285,18 @@ class Conversation:
     async def _voiced(self, text: str, name: str) -> list[Piece]:
         """The sentence as sound; where its voice fails, by the spare one. Raises VoiceError."""
         voices = self._services.voices
+        voice: Voice | None = None
         try:
             voice = await voices.find(name)
             if voice is None:
                 raise VoiceError(f"There is no voice '{name}' any more.")
             return [await self._services.piece(sound) async for sound in voice.speak(text, name)]
-        except VoiceError as error:
+        except Exception as error:  # voices are plugins
+            if not isinstance(error, VoiceError):
+                logger.exception("session %s: a voice failed", self._name)
+                error = VoiceError("This voice failed at a sentence.")
             if voice is voices.spare:
-                raise
+                raise error from None
             self._tell("trouble", detail=f"{error} Another voice speaks meanwhile.")
             spare = voices.spare
             return [await self._services.piece(sound) async for sound in spare.speak(text, spare.default)]
@@ -239,4 +309,6 @@ class Conversation:
             raise ConversationError(str(error)) from error
 
     def _tell(self, kind: str, **members: Any) -> None:
+        if kind == "spoken" and self._agent is not None:
+            self._agent.said(members["said"])
         self._tell_all(kind, **members)

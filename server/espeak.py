@@ -30,16 +30,19 @@ LIST_END, WORD = 0, 1
 
 
 class Espeak:
-    """Every voice that espeak-ng has, by its language (`en-us`, `de`), with a variant if asked (`en-us+f3`)."""
+    """Every voice that espeak-ng has, by its language (`en-us`, `de`), with a variant if asked (`en-us+f3`);
+    see `server.voices.Voice`.
+    """
 
-    def __init__(self) -> None:
+    def __init__(self, default: str = DEFAULT) -> None:
+        self._default = default
         self._process = Apart("voice", _speaking, patience=PATIENCE, nice=NICE)
         self._executor = ThreadPoolExecutor(1, "voice")
         self._voices: tuple[VoiceInfo, ...] = ()
 
     @property
     def default(self) -> str:
-        return DEFAULT
+        return self._default
 
     async def voices(self) -> tuple[VoiceInfo, ...]:
         if not self._voices:

@@ -44,6 +44,7 @@ def _listed(given: object) -> object:
     return [part.strip() for part in given.split(",") if part.strip()] if isinstance(given, str) else given
 
 
+Url = Annotated[str, Field(pattern="^https?://[^/]")]
 Listed = (NoDecode, BeforeValidator(_listed))
 Token = Annotated[SecretStr, Field(min_length=16)]
 
@@ -177,6 +178,27 @@ class Settings(BaseSettings):
     """Seconds of quiet that end a caller's turn."""
     turn_longest: float = Field(30.0, ge=2, le=300)
     """A caller's turn is over after this long, pause or not."""
+
+    llm_url: Url | None = None
+    llm_model: str = "default"
+    llm_key: SecretStr | None = None
+    """Chat completions by the OpenAI API, as `http://127.0.0.1:11434/v1`, for mode agent."""
+    stt_url: Url | None = None
+    stt_model: str = "whisper-1"
+    stt_key: SecretStr | None = None
+    """Speech recognition; where the language model is, unless told otherwise."""
+    tts_url: Url | None = None
+    tts_model: str = "tts-1"
+    tts_key: SecretStr | None = None
+    tts_voice: str | None = Field(None, min_length=1, max_length=100)
+    """Speech from text, and its voice; espeak-ng without an address, where the voice is one of its own."""
+    endpoint_timeout: float = Field(15.0, gt=0)
+    """Seconds without a word after which one of these is given up."""
+    prompt: str = (
+        "You are on a video call. Answer in one to three short sentences, "
+        "as people speak: without lists, markup or emoji."
+    )
+    """What the language model is told before a conversation."""
 
     max_offer: int = 65_536
     max_speech: int = 32 * 1024 * 1024

@@ -127,9 +127,13 @@ class Spoken:
 
     def add(self, voice: str = "", *, cushion: int = 1, text: bool = True) -> Utterance:
         """A new utterance, which is `more` until somebody says otherwise."""
-        utterance = Utterance(next(self._numbers), voice, more=True, cushion=cushion, text=text)
+        utterance = Utterance(self.number(), voice, more=True, cushion=cushion, text=text)
         self._utterances.append(utterance)
         return utterance
+
+    def number(self) -> int:
+        """Of the next thing that is said in this call, by whomever."""
+        return next(self._numbers)
 
     def require_room(self, seconds: float) -> None:
         """Raise TooMuchError where no such sound may wait."""

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
 import pytest
 
-from benchmarks.peer import RATE, Peer
-from tests.conftest import LiveServer
+from benchmarks.peer import PACKET, RATE, Peer, Voice
+from engines.media import load_speech
+from tests.conftest import LiveServer, start_server, stop_server
+from tests.openai_stub import OpenAIStub, openai_stub
 from tests.test_control import Channel, channel
 
 pytestmark = pytest.mark.timeout(120)
@@ -109,3 +114,152 @@ async def test_modes_are_changed_in_a_call_and_refused_in_words(server: LiveServ
         assert len(middle) == pytest.approx(2 * RATE, abs=0.1 * RATE)
         spectrum = np.abs(np.fft.rfft(middle * np.hanning(len(middle))))
         assert np.argmax(spectrum) * RATE / len(middle) == pytest.approx(700, abs=5)
+
+
+class Microphone(Voice):
+    """One that picks up what it is told to, when it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__(np.zeros(0, np.int16))
+
+    def pick_up(self, sound: np.ndarray) -> None:
+        """From now on i16 (samples,) at 48 kHz, then silence."""
+        at = self._index * PACKET
+        before = self._sound[:at]
+        self._sound = np.concatenate([before, np.zeros(at - len(before), np.int16), sound])
+
+
+class Loudspeaker(Voice):
+    """A microphone beside a loudspeaker: it picks up what the peer hears, a quarter as loud, and `over` on top."""
+
+    def __init__(self) -> None:
+        super().__init__(np.zeros(0, np.int16))
+        self.hears: Peer | None = None
+        self.over = np.zeros(0, np.int16)
+        self._from = 0
+
+    def _made(self, samples: np.ndarray, pts: int) -> Any:
+        heard = self.hears.heard()[:] if self.hears is not None else np.zeros(0, np.int16)
+        self._from = max(self._from, len(heard) - 6 * PACKET)  # 120 ms late, as a room's and its buffers' echo
+        echo = heard[self._from : self._from + PACKET]
+        self._from += len(echo)
+        mixed = 0.25 * np.pad(echo, (0, PACKET - len(echo)))
+        over, self.over = self.over[:PACKET], self.over[PACKET:]
+        mixed[: len(over)] += over
+        return super()._made(np.clip(mixed, -32768, 32767).astype(np.int16), pts)
+
+
+@pytest.fixture(scope="module")
+def person(data: Path) -> np.ndarray:
+    """Somebody who speaks without a pause, i16 (samples,) at 48 kHz."""
+    speech = load_speech(data / "speech" / "en_female_address.flac").playback
+    loud = np.flatnonzero(np.abs(speech) > 2000)[0]
+    return speech[loud : loud + 7 * RATE]
+
+
+def monologue(times: int) -> str:
+    return json.dumps({"type": "speak", "text": "I talk to myself, and I hear what I say. " * times})
+
+
+async def test_an_avatar_is_not_interrupted_by_itself_but_by_a_caller(server: LiveServer, person: np.ndarray) -> None:
+    microphone = Loudspeaker()
+    async with Peer(server.url, microphone, query="?mode=speak") as peer, channel(peer) as (control, _):
+        microphone.hears = peer
+        await peer.pictures(3, within=30)
+        await control.socket.send(monologue(2))
+        events = await until(control, "spoken")
+        assert not events[-1]["interrupted"]
+        assert "listening" not in [event["state"] for event in only(events, "turn")]
+        await control.socket.send(monologue(4))
+        await until(control, "subtitle")
+        await asyncio.sleep(1.5)
+        microphone.over = person[: 2 * RATE]
+        stopped = (await until(control, "spoken"))[-1]
+        assert stopped["interrupted"]
+        assert stopped["said"]
+        assert stopped["unsaid"]
+        assert (await until(control, "turn"))[-1]["state"] == "listening"
+        assert (await until(control, "turn"))[-1]["state"] == "idle"
+
+
+@pytest.fixture
+async def stub() -> AsyncIterator[OpenAIStub]:
+    async with openai_stub() as stub:
+        yield stub
+
+
+STORY = ["Once there was a king. ", "He had seven sons and seven daughters, and a very old horse. ", "The end."]
+
+
+async def test_a_conversation_with_everything_in_it(stub: OpenAIStub, person: np.ndarray, tmp_path: Path) -> None:
+    folder = tmp_path / "server"
+    folder.mkdir()
+    own = start_server(folder, llm_url=stub.url, turn_longest=3, endpoint_timeout=2)
+    microphone = Microphone()
+    try:
+        async with Peer(own.url, microphone, query="?mode=agent") as peer, channel(peer) as (control, event):
+            assert (event["mode"], event["turn"]) == ("agent", "idle")
+            await peer.pictures(3, within=30)
+
+            # A question; the first sentence is spoken while the rest is not even written.
+            stub.heard, stub.answer = ["Tell me a story."], STORY
+            stub.more.clear()
+            microphone.pick_up(person[:RATE])
+            events = await until(control, "subtitle", who="avatar")
+            assert [event["state"] for event in only(events, "turn")][:2] == ["listening", "thinking"]
+            assert only(events, "subtitle")[0]["text"] == "Tell me a story."
+            assert only(events, "subtitle")[1]["text"] == "Once there was a king."
+            stub.more.set()
+            await until(control, "subtitle", who="avatar")
+
+            # The first barge-in, in the second sentence.
+            stub.heard = ["Stop, another one."]
+            microphone.pick_up(person[: int(1.2 * RATE)])
+            events = await until(control, "spoken")
+            told = events[-1]
+            assert told["interrupted"]
+            assert told["said"].startswith("Once there was a king.")
+            assert told["unsaid"].endswith("The end.")
+            assert f"{told['said']} {told['unsaid']}" == "".join(STORY)
+            assert "listening" in [event["state"] for event in only(await until(control, "turn"), "turn")]
+
+            # It is answered, and the second barge-in meets that answer; the model learns what was heard alone.
+            await until(control, "subtitle", who="avatar")
+            prompt = stub.prompts()[-1]
+            assert [message["role"] for message in prompt] == ["system", "user", "assistant", "user"]
+            assert prompt[2]["content"] == told["said"]
+            await until(control, "subtitle", who="avatar")
+            stub.heard, stub.answer = ["Thanks."], ["You are welcome."]
+            microphone.pick_up(person[:RATE])
+            assert (await until(control, "spoken"))[-1]["interrupted"]
+            assert (await until(control, "spoken"))[-1]["said"] == "You are welcome."
+            assert (await until(control, "turn"))[-1]["state"] == "idle"
+
+            # A silent user is left alone.
+            asked = len(stub.asked)
+            with pytest.raises(TimeoutError):
+                await control.next(2)
+            assert len(stub.asked) == asked
+
+            # A user who never stops is answered all the same.
+            microphone.pick_up(np.tile(person, 2))
+            events = await until(control, "spoken")
+            assert not events[-1]["interrupted"]
+            assert stub.asked[asked][1] == pytest.approx(3, abs=0.8)
+            microphone.pick_up(np.zeros(0, np.int16))
+
+            # Endpoints that are slow, wrong or gone are told of; the call stays.
+            for fault, words in (("slow", "in time"), ("error", "no such model"), ("silent", "")):
+                stub.fault = fault
+                await asyncio.sleep(1)
+                microphone.pick_up(person[:RATE])
+                if words:
+                    assert words in (await until(control, "trouble"))[-1]["detail"]
+                assert (await until(control, "turn", state="idle"))[-1]["state"] == "idle"
+            stub.fault = ""
+            microphone.pick_up(person[:RATE])
+            assert (await until(control, "spoken"))[-1]["said"] == "You are welcome."
+            await peer.pictures(5, within=30)
+        assert " ERROR " not in own.log.read_text()
+    finally:
+        stop_server(own)
