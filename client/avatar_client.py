@@ -61,7 +61,7 @@ class AvatarClient:
         self.audio: Stream[av.AudioFrame] = Stream(KEPT["audio"])
         self.location = ""  # the call's address on the server, once there is one
         self.watch = ""  # where others may watch it by WHEP
-        self._query = {"mode": mode} | ({"avatar": avatar} if avatar else {})
+        self._query = {"mode": str(mode)} | ({"avatar": avatar} if avatar else {})
         self._rate = PUSHED_RATE if rate is None and mode == "push" else rate
         self._url, self._token, self._tls, self._microphone = url, token, tls, microphone
         self._times = SenderTimes()
@@ -69,6 +69,7 @@ class AvatarClient:
         self._tasks: list[asyncio.Task[None]] = []
         self._due = 0.0  # loop time of the next pushed packet
         self._interruptions = 0
+        self._files: set[int] = set()  # numbers of what is said without words
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
@@ -104,50 +105,74 @@ class AvatarClient:
         return self._channel.reason
 
     async def speak(self, text: str, *, voice: str | None = None) -> int:
-        """Let the avatar say `text` when all before it is said; the number that `spoken` and events know it by."""
+        """Let the avatar say a text when all before it is said; the number that `spoken` and events know it by."""
         body = {"text": text} | ({"voice": voice} if voice else {})
         answer = await self._http.ask("POST", f"{self.location}/speech", json=body)
         return int(answer.json()["id"])
 
-    async def spoken(self, number: int) -> Spoken:
-        """Wait until that text is said, or interrupted; what was said of it."""
-        return await self._channel.spoken(number)
-
-    async def play(self, sound: bytes | Path) -> float:
-        """Let the avatar speak a sound file (WAV, FLAC, MP3 or Ogg) when all before it is said; its length in seconds.
-
-        Events of type `Speech` tell when it begins and ends.
-        """
+    async def play(self, sound: bytes | Path) -> int:
+        """Let the avatar say a sound file (WAV, FLAC, MP3 or Ogg) when all before it is said; its number, as above."""
         data = await asyncio.to_thread(sound.read_bytes) if isinstance(sound, Path) else sound
         headers = {"Content-Type": "application/octet-stream"}
         answer = await self._http.ask("POST", f"{self.location}/speech", content=data, headers=headers)
-        return float(answer.json()["seconds"])
+        number = int(answer.json()["id"])
+        self._files.add(number)
+        return number
+
+    async def spoken(self, number: int) -> Spoken:
+        """Wait until a text or file is said, or interrupted; what was said of a text."""
+        return await self._channel.spoken(number, words=number not in self._files)
 
     async def push(self, pcm: bytes | NDArray[np.int16]) -> float:
-        """Let the avatar speak mono sound, 16 bits little-endian at the call's `rate`, as fast as it is spoken.
+        """Give the avatar mono sound, 16 bits little-endian at the call's `rate`; the seconds of it that were sent.
 
-        Returns when the last of it is sent, or at `interrupt`: the seconds of it that were sent.
+        In mode push it says what comes, which may come faster than it is spoken. In other modes the sound stands where
+        a microphone would; this then takes as long as the sound. `interrupt` makes it return early.
         """
         if self._rate is None:
             raise AvatarError("This call takes no pushed sound: give AvatarClient mode='push', or a rate.")
         data = pcm if isinstance(pcm, bytes) else pcm.astype("<i2").tobytes()
         whole = 2 * round(PACKET * self._rate)
         clock, interruptions, sent = asyncio.get_running_loop().time, self._interruptions, 0
-        while sent < len(data):
+        while sent < len(data) and interruptions == self._interruptions:
+            if self.mode != "push":
+                self._due = max(self._due, clock() - PACKET)
+                await asyncio.sleep(max(0.0, self._due - clock()))
+                self._due += PACKET
             packet = data[sent : sent + whole]
-            self._due = max(self._due, clock() - PACKET)
-            await asyncio.sleep(max(0.0, self._due - clock()))
-            if interruptions != self._interruptions:
-                break
             await self._channel.send(packet)
-            self._due += len(packet) / 2 / self._rate
             sent += len(packet)
         return sent / 2 / self._rate
+
+    async def end_push(self) -> None:
+        """In mode push: what was pushed is whole, say it to its end; a pause of half a second means the same."""
+        await self._channel.send({"type": "end"})
 
     async def interrupt(self) -> None:
         """Let the avatar be silent: what it says and what waits to be said is given up."""
         self._interruptions += 1
         await self._http.ask("DELETE", f"{self.location}/speech")
+        if self.mode == "push":
+            await self.end_push()  # what is pushed from now on is to be said again
+
+    @property
+    def mode(self) -> str:
+        """Whose voice the avatar has now."""
+        return self._channel.mode
+
+    async def change_mode(self, mode: Mode) -> None:
+        """Let something else speak from now on; what is being said is stopped."""
+        if mode != self.mode:
+            await self._channel.ask({"type": "mode", "mode": mode}, "mode")
+
+    async def voices(self) -> list[dict[str, str]]:
+        """The server's voices: `name`, `language` and `description` of each."""
+        listed: list[dict[str, str]] = (await self._http.ask("GET", "/voices")).json()["voices"]
+        return listed
+
+    async def choose_voice(self, name: str) -> None:
+        """For texts from now on."""
+        await self._channel.ask({"type": "voice", "voice": name}, "voice")
 
     async def control(self, **controls: Any) -> dict[str, Any]:
         """Set controls of the face (docs/server.md), as `emotion="happy"`; all of them as they are then."""

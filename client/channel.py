@@ -11,7 +11,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
 
 from client.errors import AvatarError
-from client.events import Event, Refused, Spoken, State, event_of
+from client.events import Event, Refused, Speech, Spoken, State, event_of
 from client.http import refusal
 from client.stream import Stream
 
@@ -25,22 +25,26 @@ class Channel:
     def __init__(self, socket: ClientConnection) -> None:
         self.events: Stream[Event] = Stream(KEPT)
         self.reason = ""
+        self.mode = ""
         self._socket = socket
         self._asking = asyncio.Lock()
         self._wanted = ""  # type of the event that answers what is asked
         self._answer: Event | None = None
         self._spoken: dict[int, Spoken] = {}  # by number of the text
+        self._stopped: dict[int, bool] = {}  # by number of what is over: whether it was interrupted
         self._news = asyncio.Event()  # another one after each event
 
     @classmethod
     async def open(cls, url: str, headers: dict[str, str], tls: ssl.SSLContext | None) -> Channel:
-        """A channel at `url` (http or https); raises AvatarError."""
+        """A channel at `url` (http or https) that has been told how things stand; raises AvatarError."""
         try:
-            return cls(await connect(url.replace("http", "ws", 1), additional_headers=headers, ssl=tls))
+            channel = cls(await connect(url.replace("http", "ws", 1), additional_headers=headers, ssl=tls))
+            channel._take(event_of(json.loads(await channel._socket.recv())))
+            return channel
         except InvalidStatus as error:
             answer = error.response
             raise refusal(answer.status_code, bytes(answer.body or b""), answer.headers) from None
-        except (OSError, InvalidHandshake, TimeoutError) as error:
+        except (OSError, InvalidHandshake, ConnectionClosed) as error:
             raise AvatarError(f"The call's channel cannot be opened: {error}") from error
 
     async def run(self) -> None:
@@ -60,7 +64,7 @@ class Channel:
         async with self._asking:
             self._wanted, self._answer = answered_by, None
             try:
-                await self.send(json.dumps(message))
+                await self.send(message)
                 while self._answer is None:
                     await self._next()
             finally:
@@ -69,16 +73,16 @@ class Channel:
             raise AvatarError(self._answer.detail)
         return self._answer
 
-    async def spoken(self, number: int) -> Spoken:
-        """Wait until the text of that number is said or interrupted; raises AvatarError."""
-        while number not in self._spoken:
+    async def spoken(self, number: int, words: bool) -> Spoken:
+        """Wait until the text, or what has no `words`, of that number is said or interrupted; raises AvatarError."""
+        while number not in (self._spoken if words else self._stopped):
             await self._next()
-        return self._spoken[number]
+        return self._spoken[number] if words else Spoken(id=number, interrupted=self._stopped[number])
 
-    async def send(self, frame: str | bytes) -> None:
-        """Text or sound, as it is; raises AvatarError where the call is over."""
+    async def send(self, message: dict[str, Any] | bytes) -> None:
+        """A message, or sound; raises AvatarError where the call is over."""
         try:
-            await self._socket.send(frame)
+            await self._socket.send(message if isinstance(message, bytes) else json.dumps(message))
         except ConnectionClosed:
             await self._next()
 
@@ -97,10 +101,14 @@ class Channel:
         answers = self._wanted and self._answer is None and event.type in (self._wanted, Refused.kind)
         if answers:
             self._answer = event
-        if isinstance(event, Spoken):
-            self._spoken[event.id] = event
-        if isinstance(event, State) and event.state == "ended":
-            self.reason = event.reason or "the server ended it"
+        self.mode = event.members.get("mode", self.mode)
+        match event:
+            case Spoken():
+                self._spoken[event.id] = event
+            case Speech(state="ended" | "stopped", id=int(number)):
+                self._stopped[number] = event.state == "stopped"
+            case State(state="ended"):
+                self.reason = event.reason or "the server ended it"
         if not (answers and isinstance(event, Refused)):
             self.events.put(event)
         self._news.set()

@@ -65,10 +65,11 @@ class Spoken(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Speech(Event):
-    """A sound file is spoken from now on (`begun`) or no more (`ended`, `stopped`)."""
+    """A text, a file or pushed sound is `queued`, is spoken from now on (`begun`) or no more (`ended`, `stopped`)."""
 
     kind: ClassVar[str] = "speech"
     state: str = ""
+    id: int | None = None
     seconds: float | None = None
     waiting: int | None = None
 

@@ -9,21 +9,16 @@ import asyncio
 import sys
 from pathlib import Path
 
-from client import AvatarClient, AvatarError, Speech
+from client import AvatarClient, AvatarError
 
 
-async def play(url: str, file: Path) -> list[str]:
-    """Speak a file to its end; what became of it, in order."""
-    told = []
-    async with AvatarClient(url) as call:
-        print(f"{await call.play(file):.1f} s; watch it with WHEP at {url}{call.watch}")
-        async for event in call.events:
-            if isinstance(event, Speech):
-                print(event.state)
-                told.append(event.state)
-                if event.state != "begun":
-                    break
-    return told
+async def play(url: str, file: Path) -> None:
+    """Speak a file to its end."""
+    async with AvatarClient(url, mode="speak") as call:
+        number = await call.play(file)
+        print(f"watch it with WHEP at {url}{call.watch}")
+        await call.spoken(number)
+        print("spoken")
 
 
 if __name__ == "__main__":

@@ -206,7 +206,7 @@ class Spoken:
         stopped, self._utterances = list(self._utterances), deque()
         for utterance in stopped:
             utterance.stopped, utterance.more = True, False
-            if utterance.begun:
+            if utterance.begun or not utterance.text:  # of a text the report says it
                 seconds = round(utterance.left * TICK_SECONDS, 2)
                 self._tell("speech", state="stopped", id=utterance.id, seconds=seconds)
             self._report(utterance, interrupted=True)

@@ -22,6 +22,10 @@ pytestmark = pytest.mark.timeout(180)
 TOKEN = "the long token of this server"
 ELEMENT = "document.querySelector('kdtalker-avatar')"
 SHADOW = f"{ELEMENT}.shadowRoot"
+HEARD = """async () => {
+  const entries = [...(await window.peers.at(-1).getStats()).values()];
+  return entries.find(({ type, kind }) => type === "inbound-rtp" && kind === "audio")?.totalAudioEnergy ?? 0;
+}"""
 
 
 class Pages(SimpleHTTPRequestHandler):
@@ -100,6 +104,24 @@ def test_a_page_of_another_server_has_the_avatar(other: ThreadingHTTPServer, gua
             visitor.until(f"!{SHADOW}.querySelector('video').muted && !{SHADOW}.querySelector('video').paused")
             shot(visitor, "embed-live")
             page.evaluate(f"{ELEMENT}.remove()")
+            visitor.until(lambda: sessions(guarded) == 0)
+        browser.close()
+
+
+def test_it_says_what_the_page_asks_for(other: ThreadingHTTPServer, guarded: LiveServer) -> None:
+    key = Keys([TOKEN]).link("visitor", 600)
+    with playwright() as driver:
+        browser = launch(driver, "--autoplay-policy=user-gesture-required")  # and no microphone
+        with visit(browser, guarded.url) as visitor:
+            opened(visitor, embedding(other, guarded, f'key="{key}"'))
+            visitor.page.click("kdtalker-avatar button:has-text('Start')")
+            visitor.until(f"{ELEMENT}.state === 'live'", 60)
+            assert not visitor.page.evaluate(f"{SHADOW}.querySelector('video').muted")
+            visitor.page.click("button:has-text('Say it')")
+            visitor.until(lambda: visitor.page.evaluate(HEARD) > 0, 60)
+            visitor.page.evaluate(f"{ELEMENT}.interrupt()")
+            visitor.page.click("kdtalker-avatar button:has-text('Stop')")
+            visitor.until(f"{ELEMENT}.state === 'idle'")
             visitor.until(lambda: sessions(guarded) == 0)
         browser.close()
 
