@@ -9,6 +9,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # The last release that carries its face-mesh models inside the wheel; see pyproject.toml.
 MEDIAPIPE := mediapipe==0.10.21
 TORCH := 2.13.0
+WERIFT := werift@0.25.2
 PYTHON ?= $(shell for p in python3.12 python3.11 python3 python; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null && { echo $$p; break; }; done)
 ROOT := $(shell [ "$$(id -u)" = 0 ] && command -v apt-get)
@@ -54,11 +55,18 @@ debian-packages:
 	  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium espeak-ng >/dev/null; \
 	else echo "Chromium or espeak-ng is missing and only root can install them: the tests that need them will be left out"; fi
 	@# A TURN server and a proxy, where nobody minds that Debian starts them on installing.
-	@if [ -n "$$CI" ] && [ -n "$(ROOT)" ] && ! { command -v turnserver && command -v nginx; } >/dev/null; then \
+	@if [ -n "$$CI" ] && [ -n "$(ROOT)" ] && ! { command -v turnserver && command -v nginx && \
+	    test -e /usr/lib/nginx/modules/ngx_rtmp_module.so; } >/dev/null; then \
 	  apt-get update -qq && \
-	  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends coturn nginx-light >/dev/null; fi
+	  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends coturn nginx-light libnginx-mod-rtmp >/dev/null; fi
 
-test: $(VENV)/.tests debian-packages lint
+# The WebRTC endpoint that the presenter is tried against.
+$(VENV)/.whip: Makefile | $(BIN)/python
+	@if command -v npm >/dev/null; then npm install --silent --no-save --prefix $(VENV)/whip $(WERIFT); fi; \
+	if [ -d $(VENV)/whip/node_modules/werift ]; then touch $@; \
+	else echo "npm cannot install werift: the tests that publish to a foreign WHIP endpoint will be left out"; fi
+
+test: $(VENV)/.tests $(VENV)/.whip debian-packages lint
 	@$(BIN)/python -m pytest
 
 lint: $(VENV)/.tests

@@ -10,6 +10,7 @@ COMMANDS = {
     "serve": ("server.cli:serve", "run the avatar server and its page"),
     "top": ("server.top:top", "the live calls of a server, in the terminal"),
     "link": ("server.cli:link", "a link that lets a guest in and expires"),
+    "present": ("server.present_cli:present", "an avatar speaks, live, to an RTMP server or a WHIP endpoint"),
     "render": ("engines.cli:render", "photo and speech to a video file"),
     "prepare": ("engines.cli:prepare", "check a photo and enrol it"),
     "weights": ("engines.published.cli:weights", "fetch or check the published weights"),

@@ -200,6 +200,9 @@ class Settings(BaseSettings):
     )
     """What the language model is told before a conversation."""
 
+    whip_token: SecretStr | None = None
+    """Bearer token that `kdtalker present` shows to a WHIP endpoint."""
+
     max_offer: int = 65_536
     max_speech: int = 32 * 1024 * 1024
     max_photo: int = 20 * 1024 * 1024
