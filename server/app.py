@@ -103,7 +103,7 @@ def create_app(settings: Settings) -> FastAPI:
             expose_headers=["Location", "Retry-After", "ETag", "Link", "Session-Token", "Watch-Location"],
         )
     app.add_middleware(SecurityHeaders)
-    problems.install(app, house.metrics)
+    problems.install(app, house.metrics, settings.retry_after)
     app.include_router(signalling.router(house))
     app.include_router(whip.router(house))
     app.include_router(control.router(house))

@@ -21,7 +21,8 @@ from server.problems import ProblemError, response
 FREE = {"/healthz", "/readyz"}  # probes
 SIGN_IN = "/key"
 PUBLIC = {SIGN_IN, "/style.css", "/logo.svg"}  # what the page that asks for a key is made of
-EMBEDDED = {"/embed.js", "/session.js", "/ask.js", "/peer.js", "/words.js"}  # what brings its key itself, from a page of another server
+# What an avatar in a page of another server is made of: it brings its key itself.
+EMBEDDED = {"/embed.js", "/session.js", "/ask.js", "/peer.js", "/words.js"}
 PAGES = {"/", "/watch.html"}
 READING = {"GET", "HEAD", "OPTIONS"}
 MAX_FORM = 8192

@@ -14,8 +14,10 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from engines.types import KDTalkerError, PortraitError
+from server.ice import PortsExhaustedError
 from server.line import OfferError
 from server.metrics import Metrics
+from server.reception import FullHouseError
 
 
 class ProblemError(Exception):
@@ -37,8 +39,8 @@ def response(problem: ProblemError) -> JSONResponse:
     return JSONResponse(body | problem.members, problem.status, problem.headers, media_type="application/problem+json")
 
 
-def install(app: FastAPI, metrics: Metrics) -> None:
-    """Answer every error of `app` in this form, and count it."""
+def install(app: FastAPI, metrics: Metrics, retry_after: int) -> None:
+    """Answer every error of `app` in this form, and count it; who finds no room may ask again after `retry_after` s."""
 
     def answer(problem: ProblemError) -> JSONResponse:
         metrics.refused.labels(str(problem.status)).inc()
@@ -60,6 +62,14 @@ def install(app: FastAPI, metrics: Metrics) -> None:
     @app.exception_handler(OfferError)
     async def offer(request: Request, error: OfferError) -> JSONResponse:
         return answer(ProblemError(400, str(error)))
+
+    @app.exception_handler(FullHouseError)
+    async def full(request: Request, error: FullHouseError) -> JSONResponse:
+        return answer(not_now(error.reason, str(error), retry_after))
+
+    @app.exception_handler(PortsExhaustedError)
+    async def ports(request: Request, error: PortsExhaustedError) -> JSONResponse:
+        return answer(not_now("full", "All of the server's UDP ports are in use; try again soon.", retry_after))
 
     @app.exception_handler(PortraitError)
     async def portrait(request: Request, error: PortraitError) -> JSONResponse:

@@ -16,7 +16,7 @@ from server.load import Governor, cores
 from server.metrics import Metrics
 from server.modes import Mode
 from server.services import Services
-from server.session import Session, State
+from server.session import Room, Session, State
 from server.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -103,17 +103,17 @@ class Reception:
 
     def call_in(self, room: str) -> Session | None:
         """The call that is watched there."""
-        return next((session for session in self._sessions.values() if session.room == room), None)
+        return next((session for session in self._sessions.values() if session.room.name == room), None)
 
     async def admit(
-        self, offer: str, avatar: str, identity: Identity, room: str | None = None, mode: Mode = Mode.MIRROR
+        self, offer: str, avatar: str, identity: Identity, room: Room | None = None, mode: Mode = Mode.MIRROR
     ) -> tuple[Session, str]:
         """Start a call, a publisher's where it names its room; returns it with the SDP answer.
 
         Raises FullHouseError, RoomTakenError or OfferError.
         """
         self.require_room()
-        if room is not None and self.call_in(room) is not None:
+        if room is not None and self.call_in(room.name) is not None:
             raise RoomTakenError
         name = secrets.token_urlsafe(12)
         session = Session(

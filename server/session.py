@@ -14,6 +14,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from enum import StrEnum
 from types import TracebackType
 from typing import Any
@@ -63,6 +64,14 @@ class State(StrEnum):
     ENDED = "ended"
 
 
+@dataclass(frozen=True, slots=True)
+class Room:
+    """Where a publisher speaks and viewers find the call: its name, and whose token opened it."""
+
+    name: str
+    holder: str
+
+
 class Session:
     """A caller's voice in, an avatar's voice and pictures out.
 
@@ -74,7 +83,7 @@ class Session:
         name: str,
         avatar: str,
         identity: Identity,
-        room: str | None,
+        room: Room | None,
         mode: Mode,
         services: Services,
         batcher: Batcher,
@@ -86,7 +95,7 @@ class Session:
         self.token = secrets.token_urlsafe(16)  # who has it may replace the connection
         self.avatar = avatar
         self.publishing = room is not None
-        self.room = room or secrets.token_urlsafe(12)
+        self.room = room or Room(secrets.token_urlsafe(12), "")
         self.state = State.CONNECTING
         self.reason: str | None = None
         self.controls: Controls = settings.controls
@@ -159,6 +168,10 @@ class Session:
                 logger.info("session %s: a new connection", self.id)
                 await asyncio.shield(before.close())
             return answer
+
+    def takes(self, room: Room, avatar: str) -> bool:
+        """Whether a publisher that comes anew to this room is the lost one."""
+        return self.publishing and self.state is State.RECONNECTING and (room, avatar) == (self.room, self.avatar)
 
     async def join(self, offer: str) -> tuple[Viewer, str]:
         """A new viewer, and the SDP answer to its offer; raises OfferError, PortsExhaustedError or EndedError."""
@@ -301,7 +314,7 @@ class Session:
             "speech": self.conversation.waiting(),
             "recording": self.recording.stats() if self.recording else None,
             "microphone": self._connection.stats() if self._connection else None,
-            "watch": f"/whep/{self.room}",
+            "watch": f"/whep/{self.room.name}",
             "viewers": self.audience.stats(),
         }
 

@@ -21,7 +21,7 @@ from server.avatars import Avatar, EnrolmentBusyError
 from server.house import House
 from server.modes import ConversationError, Mode
 from server.problems import ProblemError, not_now
-from server.reception import FullHouseError, Reception
+from server.reception import Reception
 from server.session import EndedError, Session
 
 SDP = "application/sdp"
@@ -29,7 +29,6 @@ NO_STORE = {"Cache-Control": "no-store"}
 TOKEN = "Session-Token"  # header: the right to give a session a new connection
 WATCH = "Watch-Location"  # header: where others may watch the call
 GONE = "There is no such session; it may have ended."
-NO_PORTS = "All of the server's UDP ports are in use; try again soon."
 STARTING = 2  # seconds until a server that starts is worth asking again
 
 
@@ -47,13 +46,8 @@ def router(house: House) -> APIRouter:
         reception = open_reception(house)
         chosen = find_avatar(house, avatar or avatars.default, holder)
         offer = (await body(request, settings.max_offer, settings.body_timeout)).decode("utf-8", "replace")
-        try:
-            session, answer = await reception.admit(offer, chosen.id, chosen.identity, mode=mode)
-        except FullHouseError as full:
-            raise not_now(full.reason, str(full), settings.retry_after) from None
-        except ice.PortsExhaustedError:
-            raise not_now("full", NO_PORTS, settings.retry_after) from None
-        headers = {"Location": f"/sessions/{session.id}", TOKEN: session.token, WATCH: f"/whep/{session.room}"}
+        session, answer = await reception.admit(offer, chosen.id, chosen.identity, mode=mode)
+        headers = {"Location": f"/sessions/{session.id}", TOKEN: session.token, WATCH: f"/whep/{session.room.name}"}
         return Response(answer, 201, headers | NO_STORE, media_type=SDP)
 
     @routes.post("/sessions/{name}")
@@ -66,8 +60,6 @@ def router(house: House) -> APIRouter:
             answer = await session.connect(offer)
         except EndedError:
             raise ProblemError(404, GONE) from None
-        except ice.PortsExhaustedError:
-            raise not_now("full", NO_PORTS, settings.retry_after) from None
         return Response(answer, 200, NO_STORE, media_type=SDP)
 
     @routes.delete("/sessions/{name}", status_code=204)

@@ -15,12 +15,11 @@ from fastapi import APIRouter, Path, Request, Response
 from server import ice
 from server.house import House
 from server.line import Line, RestartError
-from server.problems import ProblemError, not_now
-from server.reception import FullHouseError, RoomTakenError
-from server.session import EndedError, Session
+from server.problems import ProblemError
+from server.reception import RoomTakenError
+from server.session import EndedError, Room, Session
 from server.settings import IceServer
 from server.signalling import (
-    NO_PORTS,
     NO_STORE,
     SDP,
     Caller,
@@ -39,7 +38,7 @@ RESOURCE = {"Allow": "OPTIONS, PATCH, DELETE", "Accept-Patch": FRAGMENT}
 NOBODY = "Nobody is in this room; the call may have ended."
 RESERVED = ["GET", "HEAD", "PUT"]
 
-Room = Annotated[str, Path(pattern="^[A-Za-z0-9_-]{1,64}$")]
+RoomName = Annotated[str, Path(pattern="^[A-Za-z0-9_-]{1,64}$")]
 
 
 def router(house: House) -> APIRouter:
@@ -48,34 +47,35 @@ def router(house: House) -> APIRouter:
     settings = house.settings
 
     @routes.post("/whip/{room}", status_code=201)
-    async def publish(request: Request, room: Room, holder: Caller, avatar: str | None = None) -> Response:
+    async def publish(request: Request, room: RoomName, holder: Caller, avatar: str | None = None) -> Response:
         _require_sdp(request)
         reception = open_reception(house)
         chosen = find_avatar(house, avatar or house.avatars.default, holder)
         offer = (await body(request, settings.max_offer, settings.body_timeout)).decode("utf-8", "replace")
+        place = Room(room, holder.name)
+        session = reception.call_in(room)
         try:
-            session, answer = await reception.admit(offer, chosen.id, chosen.identity, room)
-        except RoomTakenError:
+            if session is not None and session.takes(place, chosen.id):
+                answer = await session.connect(offer)
+            else:
+                session, answer = await reception.admit(offer, chosen.id, chosen.identity, place)
+        except (RoomTakenError, EndedError):
             raise ProblemError(409, f"There is a call in room '{room}' already.") from None
-        except FullHouseError as full:
-            raise not_now(full.reason, str(full), settings.retry_after) from None
-        except ice.PortsExhaustedError:
-            raise not_now("full", NO_PORTS, settings.retry_after) from None
         return _created(answer, f"/whip/{room}/{session.id}", session.line, ice.ice_servers(settings))
 
     @routes.patch("/whip/{room}/{name}", status_code=204)
-    async def publisher_candidates(request: Request, room: Room, name: str) -> Response:
+    async def publisher_candidates(request: Request, room: RoomName, name: str) -> Response:
         return await _trickle(request, _published(house, room, name).line, settings.body_timeout)
 
     @routes.delete("/whip/{room}/{name}", status_code=204)
-    async def end_publishing(room: Room, name: str) -> Response:
+    async def end_publishing(room: RoomName, name: str) -> Response:
         session = _published(house, room, name)
         session.end("deleted")
         await session.closed()
         return Response(status_code=204)
 
     @routes.post("/whep/{room}", status_code=201)
-    async def watch(request: Request, room: Room) -> Response:
+    async def watch(request: Request, room: RoomName) -> Response:
         _require_sdp(request)
         reception = open_reception(house)
         session = reception.call_in(room)
@@ -87,30 +87,26 @@ def router(house: House) -> APIRouter:
             viewer, answer = await session.join(offer)
         except EndedError:
             raise ProblemError(404, NOBODY) from None
-        except FullHouseError as full:
-            raise not_now(full.reason, str(full), settings.retry_after) from None
-        except ice.PortsExhaustedError:
-            raise not_now("full", NO_PORTS, settings.retry_after) from None
         return _created(answer, f"/whep/{room}/{viewer.name}", viewer.line, ice.ice_servers(settings))
 
     @routes.patch("/whep/{room}/{name}", status_code=204)
-    async def viewer_candidates(request: Request, room: Room, name: str) -> Response:
+    async def viewer_candidates(request: Request, room: RoomName, name: str) -> Response:
         return await _trickle(request, _watching(house, room, name)[1].line, settings.body_timeout)
 
     @routes.delete("/whep/{room}/{name}", status_code=204)
-    async def end_watching(room: Room, name: str) -> Response:
+    async def end_watching(room: RoomName, name: str) -> Response:
         session, viewer = _watching(house, room, name)
         await asyncio.shield(session.audience.leave(viewer))
         return Response(status_code=204)
 
     @routes.options("/whip/{room}", status_code=204)
     @routes.options("/whep/{room}", status_code=204)
-    async def endpoint_options(room: Room) -> Response:
+    async def endpoint_options(room: RoomName) -> Response:
         return Response(status_code=204, headers=ENDPOINT)
 
     @routes.options("/whip/{room}/{name}", status_code=204)
     @routes.options("/whep/{room}/{name}", status_code=204)
-    async def resource_options(room: Room, name: str) -> Response:
+    async def resource_options(room: RoomName, name: str) -> Response:
         return Response(status_code=204, headers=RESOURCE)
 
     # Methods that RFC 9725 (4.1) keeps for later; without these the page's files would be searched for them.
@@ -129,7 +125,7 @@ def router(house: House) -> APIRouter:
 
 def _published(house: House, room: str, name: str) -> Session:
     session = find_session(house, name)
-    if session.room != room or not session.publishing:
+    if session.room.name != room or not session.publishing:
         raise ProblemError(404, "There is no such call in this room; it may have ended.")
     return session
 

@@ -14,10 +14,11 @@ import numpy as np
 import pytest
 
 from benchmarks.peer import RATE, RefusedError
-from benchmarks.rooms import Publisher
+from benchmarks.rooms import Publisher, Viewer
 from server import tls
 from tests.conftest import LiveServer
 from tests.test_server import assert_problem
+from tests.test_viewers import until
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -92,6 +93,34 @@ async def test_a_room_has_one_publisher(server: LiveServer) -> None:
         assert_problem(refused.value.answer, 409, "lobby")
     async with Publisher(server.url, "lobby", silence(1)):
         pass
+
+
+async def test_a_lost_publisher_comes_back_to_its_room_and_its_viewers(server: LiveServer) -> None:
+    gone = Publisher(server.url, "lobby", silence(1), tidy=False)
+    async with gone, Viewer(server.url, "lobby") as viewer:
+        await until(lambda: viewer.frames > 3)
+        await gone.close()
+        async with asyncio.timeout(20):
+            while (await gone_or_back(server)) != "reconnecting":  # noqa: ASYNC110
+                await asyncio.sleep(0.1)
+        with pytest.raises(RefusedError) as refused:
+            async with Publisher(server.url, "lobby", silence(1), query="?avatar=astronaut"):
+                pass
+        assert_problem(refused.value.answer, 409, "lobby")
+        async with Publisher(server.url, "lobby", silence(1)) as back:
+            assert back.location == gone.location
+            frames = viewer.frames
+            await until(lambda: viewer.frames > frames + 10)
+            async with asyncio.timeout(20):
+                while (await gone_or_back(server)) != "live":  # noqa: ASYNC110
+                    await asyncio.sleep(0.1)
+
+
+async def gone_or_back(server: LiveServer) -> str:
+    """The state of the only call."""
+    async with httpx.AsyncClient(base_url=server.url) as client:
+        (call,) = (await client.get("/sessions")).json()["calls"]
+    return str(call["state"])
 
 
 async def test_only_who_speaks_may_publish(server: LiveServer) -> None:
