@@ -225,6 +225,21 @@ class Caller:
             return False
         return True
 
+    async def said(self, packets: int) -> None:
+        """Wait until more than so many packets of the voice have left."""
+        microphone = self._microphone
+        while len(microphone.sent) <= packets and microphone.readyState == "live":  # noqa: ASYNC110  # paced by itself
+            await asyncio.sleep(PACKET_SECONDS / 2)
+
+    async def post(self, path: str, body: Any) -> None:
+        """JSON to a resource below the call's own; raises CallError."""
+        try:
+            answer = await self._http.post(f"{self._location}/{path}", json=body, headers=self._door.headers)
+        except httpx.HTTPError as error:
+            raise CallError(f"{self._door.url} cannot be reached: {error}") from error
+        if not answer.is_success:
+            raise CallError(f"{self._location}/{path} answered {answer.status_code}: {answer.text[:200]}")
+
     async def get(self, path: str) -> Any:
         """JSON of a resource below the call's own; None where the server has none."""
         if self._location is None:

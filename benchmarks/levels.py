@@ -54,6 +54,11 @@ FIGURES: dict[str, tuple[Callable[[Call], float | None], str]] = {
     "freezes": (lambda call: call.get("freezes", {}).get("count"), "freezes (W3C webrtc-stats)"),
     "sound_gaps": (lambda call: call.get("sound_gaps"), "holes in the sound"),
     "connect": (lambda call: call.get("connect_ms", {}).get("picture"), "ms from the call to its first picture"),
+    **{
+        f"barge_in_p{p}": (_point("barge_in_ms", f"p{p}"), "ms from being interrupted to a closed mouth")
+        for p in (50, 95)
+    },
+    **{f"barge_in_sound_p{p}": (_point("barge_in_sound_ms", f"p{p}"), "ms of it to silence") for p in (50, 95)},
     "video_kbps": (lambda call: call.get("video_kbps"), "kbit/s of pictures"),
 }
 

@@ -26,7 +26,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import figures
+from benchmarks import barge_in, figures
 from benchmarks.babble import babble
 from benchmarks.caller import Caller, CallError, Door, Recording, Voice
 from benchmarks.launch import Running, server
@@ -34,11 +34,12 @@ from benchmarks.levels import FIGURES, Level, levels
 from benchmarks.machine import Usage, machine
 from benchmarks.probe import Probe
 from engines.media import load_speech
-from engines.types import PLAYBACK_RATE
+from engines.types import PLAYBACK_RATE, KDTalkerError
 
 PATIENCE = 20.0  # seconds that the first sound and the first picture may take
 TRACED = 10.0  # seconds that the server's own figures look back
 APART = 0.1  # seconds between the beginnings of calls
+TRIALS = 5  # interruptions
 MOST = 256  # calls that the search for the capacity goes up to
 __all__ = ["Running", "live", "machine", "percentiles", "server"]
 console = Console(stderr=True)
@@ -62,7 +63,11 @@ class Plan:
 def live(argv: list[str]) -> int:
     """Hold calls for some seconds and say what came of them; 1 where a service level was missed."""
     options = _parser().parse_args(argv)
-    wanted = levels(options.require)
+    turned = [level for level in levels(options.require) if level.figure.startswith("barge_in")]
+    wanted = [level for level in levels(options.require) if level not in turned]
+    trials = options.barge_in if options.barge_in is not None else TRIALS if turned or options.url is None else 0
+    if turned and not trials:
+        raise KDTalkerError(f"{turned[0]} is measured by interruptions; leave --barge-in 0 out.")
     stop = _stopped_by_ctrl_c()
     count = int(np.ceil((options.settle + options.seconds + PATIENCE) * PLAYBACK_RATE))
     sound = babble(count / PLAYBACK_RATE) if options.speech is None else load_speech(options.speech).playback
@@ -73,6 +78,7 @@ def live(argv: list[str]) -> int:
         "settings": {name: str(value) for name, value in vars(options).items() if value not in (None, "", [])},
         "rungs": [],
         "capacity": None,
+        "barge_in": None,
     }
     with _target(options) as (door, pid):
         probe = Probe(voice, own=options.url is None, film=options.calibration)
@@ -95,10 +101,31 @@ def live(argv: list[str]) -> int:
             met = result["capacity"] > 0
         else:
             met = rung(options.sessions)
+        if trials and not stop():
+            result["barge_in"] = interrupted = _interrupt(door, trials, turned)
+            met = met and interrupted["met"]
     if options.json is not None:
         options.json.write_text(json.dumps(result, indent=1) + "\n")
         console.print(f"-> {options.json}")
     return 130 if stop() else 0 if met else 1
+
+
+def _interrupt(door: Door, trials: int, wanted: Sequence[Level]) -> dict[str, Any]:
+    """Interrupt an avatar in a call of its own, and say how soon it was silent."""
+    console.print(f"{trials} interruptions ...")
+    try:
+        with asyncio.Runner() as runner:
+            found = runner.run(barge_in.measure(door, trials))
+    except CallError as error:
+        found = {"trials": trials, "failure": str(error)}
+        console.print(f"failed: {error}", markup=False)
+    judged = [level.judge([found]) for level in wanted]
+    for figure, meaning in (("barge_in_ms", "its mouth was closed"), ("barge_in_sound_ms", "it was silent")):
+        if (spread := found.get(figure, {})).get("count"):
+            points = " / ".join(f"{spread[point]:.0f}" for point in ("p50", "p95"))
+            console.print(f"interrupted, {meaning} after {points} ms (p50 / p95 of {spread['count']})")
+    show_levels(judged, Console(width=170))
+    return found | {"levels": judged, "met": "failure" not in found and all(level["met"] for level in judged)}
 
 
 def climb(rung: Callable[[int], bool], first: int, stop: Callable[[], bool]) -> int:
@@ -195,7 +222,11 @@ def show(report: dict[str, Any]) -> None:
     _show_stages(report["calls"], out)
     for failure in sorted(set(report["failures"])):
         out.print(f"failed: {failure} ({report['failures'].count(failure)} calls)", markup=False)
-    for level in report["levels"]:
+    show_levels(report["levels"], out)
+
+
+def show_levels(judged: Sequence[dict[str, Any]], out: Console) -> None:
+    for level in judged:
         out.print(f"{'met   ' if level['met'] else 'MISSED'} {level['level']}: worst {_text(level['worst'])}")
 
 
@@ -280,6 +311,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--capacity", action="store_true", help="double the calls until a level breaks, then search")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything there, raw samples too")
     parser.add_argument("--probed", type=int, default=1, help="calls whose mouth is looked at; default: 1")
+    parser.add_argument(
+        "--barge-in",
+        type=int,
+        metavar="TRIALS",
+        help="times that the avatar is interrupted, in a call after the others; default: 5, 0 with --url",
+    )
     parser.add_argument("--codec", choices=["VP8", "H264"], help="the only format of pictures that is offered")
     parser.add_argument("--server-cores", type=_numbers, default=[], help="such as 0,1: the server runs on these alone")
     parser.add_argument("--caller-cores", type=_numbers, default=[], help="such as 2,3: the callers run on these alone")

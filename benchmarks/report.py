@@ -106,6 +106,8 @@ def page(runs: dict[str, Run]) -> str:
             parts.append(f"<h3>Where a picture's time goes</h3>{_svg(waterfall, run)}")
         if len(run["rungs"]) > 1:
             parts.append(f"<h3>Capacity</h3>{_svg(_capacity, run)}")
+        if interrupted := _interrupted(run):
+            parts.append(f"<h3>Interrupted</h3><p>{interrupted}</p>")
         facts = {**run["machine"], **run["settings"]}
         listed = "".join(
             f"<tr><td>{html.escape(key)}</td><td>{html.escape(str(v))}</td></tr>" for key, v in facts.items()
@@ -115,6 +117,17 @@ def page(runs: dict[str, Run]) -> str:
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>kdtalker bench</title><style>{STYLE}</style>'
         f"<h1>Live calls, measured</h1>{''.join(parts)}</html>\n"
     )
+
+
+def _interrupted(run: Run) -> str:
+    """How soon the avatar fell silent, where that was measured."""
+    found = run.get("barge_in") or {}
+    parts = [
+        f"{meaning} after {spread['p50']:.0f} ms, {spread['p95']:.0f} ms at p95 (of {spread['count']})"
+        for figure, meaning in (("barge_in_ms", "mouth closed"), ("barge_in_sound_ms", "silent"))
+        if (spread := found.get(figure, {})).get("count")
+    ]
+    return "; ".join(parts)
 
 
 def waterfall(axes: Axes, run: Run) -> None:

@@ -22,6 +22,7 @@ from fastapi import FastAPI, Request
 
 from benchmarks import figures, mouth
 from benchmarks.babble import babble
+from benchmarks.barge_in import settled
 from benchmarks.caller import PACKET_SECONDS, Recording, Voice
 from benchmarks.cli import bench
 from benchmarks.compare import changes
@@ -155,6 +156,13 @@ async def test_chromium_counts_the_same_freezes_of_the_same_stream() -> None:
         assert count.seconds > 1.3, count
 
 
+def test_what_settles_is_what_stays() -> None:
+    moments = np.arange(5.0)
+    assert settled(moments, np.array([False, True, False, True, True]), 9.0) == 3
+    assert settled(moments, np.full(5, True), 9.0) == 0
+    assert settled(moments, np.array([True, True, True, True, False]), 9.0) == 9, "it never settled"
+
+
 def test_pictures_are_whole_in_order_or_not_there() -> None:
     def packet(sequence: int, stamp: int, marker: bool) -> Packet:
         return Packet(float(sequence % 100), sequence, stamp, marker, 1, bytes([sequence % 256]))
@@ -270,8 +278,13 @@ async def test_another_server_is_measured_and_missed_levels_are_told(tmp_path: P
 
 
 async def test_our_own_server_is_measured(tmp_path: Path, server: LiveServer) -> None:
-    options = ("--url", f"{server.url}/sessions", "--pid", str(server.process.pid), "--probed", "0")
-    code, result = await run_live(tmp_path, *options, "--require", "connect<=60000,sound_gaps<=1000")
+    options = ("--url", f"{server.url}/sessions", "--pid", str(server.process.pid), "--probed", "0", "--barge-in", "1")
+    required = "connect<=60000,sound_gaps<=1000,barge_in_sound_p95<=4000"
+    code, result = await run_live(tmp_path, *options, "--require", required)
+    interrupted = result["barge_in"]
+    assert interrupted["barge_in_sound_ms"]["count"] == 1, "the avatar spoke, and was interrupted"
+    assert interrupted["barge_in_sound_ms"]["p50"] > 0
+    assert interrupted["levels"][0]["met"], interrupted
     (rung,) = result["rungs"]
     (call,) = rung["calls"]
     assert code == 0
