@@ -33,10 +33,10 @@ SETTLING = 2.0  # seconds that a connection has to come up before it is given up
 class AvatarClient:
     """`async with AvatarClient(url, ...) as call:` is one call; leaving the block ends it and leaves nothing behind.
 
-    `avatar`: a name of `GET /avatars`, the server's default where it is None. `mode`: whose voice the avatar has, see
-    docs/server.md. `token`: a bearer token, or the key of a link. `microphone`: a track to be heard by the server,
-    stopped at the end of the call; `open_sound` makes one of a file or a device. `rate` (16000,
-    24000, 44100 or 48000 Hz): of the sound that `push` sends. `tls`: for certificates of your own.
+    `avatar`: a name of `GET /avatars`, the server's default where it is None. `mode`: who speaks, see
+    docs/conversation.md. `token`: a bearer token, or the key of a link. `microphone`: a track that the server hears,
+    stopped at the end of the call; `open_sound` makes one of a file or a device. `rate` (16000, 24000, 44100 or 48000
+    Hz): of the sound that `push` sends. `tls`: for certificates of your own.
 
     Entering and every method raise AvatarError, in the server's words where it gave any.
 
@@ -79,8 +79,8 @@ class AvatarClient:
             stack.push_async_callback(self._http.close)
             self._peer = await self._new_peer()
             stack.push_async_callback(self._hang_up)
-            await self._call()
             stack.push_async_callback(self._delete)
+            await self._call()
             await self._connected()
             rate = "" if self._rate is None else f"?rate={self._rate}"
             channel = f"{self._http.url}{self.location}/audio{rate}"
@@ -252,10 +252,12 @@ class AvatarClient:
         finally:
             self.video.end()
             self.audio.end()
+            self._times.end()
 
     async def _delete(self) -> None:
-        with suppress(AvatarError):  # it is over already
-            await self._http.ask("DELETE", self.location)
+        if self.location:
+            with suppress(AvatarError):  # it is over already
+                await self._http.ask("DELETE", self.location)
 
     async def _hang_up(self) -> None:
         if self._peer.connectionState == "connecting":

@@ -38,7 +38,8 @@ class Channel:
     async def open(cls, url: str, headers: dict[str, str], tls: ssl.SSLContext | None) -> Channel:
         """A channel at `url` (http or https) that has been told how things stand; raises AvatarError."""
         try:
-            channel = cls(await connect(url.replace("http", "ws", 1), additional_headers=headers, ssl=tls))
+            context = tls if url.startswith("https") else None
+            channel = cls(await connect(url.replace("http", "ws", 1), additional_headers=headers, ssl=context))
             channel._take(event_of(json.loads(await channel._socket.recv())))
             return channel
         except InvalidStatus as error:

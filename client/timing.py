@@ -13,6 +13,8 @@ from typing import Any
 from aiortc import RTCRtpReceiver
 from aiortc.rtp import AnyRtcpPacket, RtcpSrPacket
 
+from client.errors import AvatarError
+
 RATES: Mapping[str, int] = {"audio": 48_000, "video": 90_000}  # RTP clocks: RFC 7587, RFC 7741, RFC 6184
 
 
@@ -38,9 +40,18 @@ class SenderTimes:
 
         setattr(receiver, "_handle_rtcp_packet", noting)  # noqa: B010  # as private as it is, it is replaced
 
+    def end(self) -> None:
+        """No report will follow."""
+        self._whole.set()
+
     async def offset(self) -> float:
-        """Seconds to add to the time of a picture to have it on the clock of the sound, once both were reported."""
+        """Seconds to add to the time of a picture to have it on the clock of the sound, once both were reported.
+
+        Raises AvatarError where they never were.
+        """
         await self._whole.wait()
+        if len(self._pairs) < len(RATES):
+            raise AvatarError("The call was over before its server said how sound and pictures belong together.")
         return self._zero("video") - self._zero("audio")
 
     def _zero(self, kind: str) -> float:
