@@ -121,7 +121,7 @@ class Conversation:
             raise ConversationError("The text has no word in it.")
         if voice is not None:
             await self._require_voice(voice)
-        if sum(map(len, pieces)) + sum(len(piece) for each in self._spoken for piece in each.pending) > WAITING:
+        if sum(map(len, pieces)) + self._unspoken > WAITING:
             raise TooMuchError("Too much text is waiting to be spoken; try again when some of it is.")
         utterance = self._spoken.add(voice or self.voice)
         utterance.pending.extend(pieces)
@@ -232,10 +232,11 @@ class Conversation:
                         utterance = self._spoken.add(self.voice)
                     utterance.pending.append(sentence)
                     self._unvoiced.set()
+                    if self._unspoken > WAITING:
+                        break
             if utterance is None:
                 self._tell("trouble", detail="The language model has no answer to this.")
         except EndpointError as error:
-            logger.warning("session %s: %s", self._name, error)
             self._tell("trouble", detail=str(error))
         except Exception:  # a conversation is not worth the call
             logger.exception("session %s: no answer", self._name)
@@ -262,8 +263,15 @@ class Conversation:
         else:
             turn = "thinking" if self._thinking else "idle"
         if turn != self.turn:
+            if turn == "idle":  # a caller who goes on for ever was answered
+                self._turns.listen_again()
             self.turn = turn
             self._tell("turn", state=turn)
+
+    @property
+    def _unspoken(self) -> int:
+        """Characters that no voice has spoken yet."""
+        return sum(len(piece) for utterance in self._spoken for piece in utterance.pending)
 
     def _next_to_voice(self) -> Utterance | None:
         if self._spoken.seconds > AHEAD:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import logging
 import wave
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -28,6 +29,8 @@ LARGEST = 32 << 20  # bytes of one
 QUOTED = 200  # characters of what an endpoint said that are told on
 
 Message = dict[str, str]
+
+logger = logging.getLogger(__name__)
 
 
 class EndpointError(KDTalkerError):
@@ -51,8 +54,9 @@ class Address:
         return {} if self.key is None else {"Authorization": f"Bearer {self.key.get_secret_value()}"}
 
     def error(self, words: str) -> EndpointError:
-        host = httpx.URL(self.base).netloc.decode()
-        return EndpointError(f"{self.what} at {host} {words}")
+        """What callers are told; where it is asked is for the log."""
+        logger.warning("%s at %s %s", self.what, self.base, words)
+        return EndpointError(f"{self.what} {words}")
 
 
 class Client:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import logging
 import re
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -27,6 +28,8 @@ NICE = 5  # less than what prepares photos: somebody waits for the next word
 LONGEST = 120  # seconds of sound that one request may make
 SYNCHRONOUS, DONT_EXIT, UTF8, BY_CHARACTER = 2, 0x8000, 1, 1
 LIST_END, WORD = 0, 1
+
+logger = logging.getLogger(__name__)
 
 
 class Espeak:
@@ -65,6 +68,7 @@ class Espeak:
         try:
             return await asyncio.get_running_loop().run_in_executor(self._executor, self._process.ask, request)
         except (BrokenError, FailedError) as error:
+            logger.warning("espeak-ng failed: %s", error)
             raise VoiceError("The voice espeak-ng failed at this sentence.") from error
 
 

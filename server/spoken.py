@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -122,7 +122,7 @@ class Spoken:
     def current(self) -> Utterance | None:
         return self._utterances[0] if self._utterances else None
 
-    def __iter__(self) -> Any:
+    def __iter__(self) -> Iterator[Utterance]:
         return iter(self._utterances)
 
     def add(self, voice: str = "", *, cushion: int = 1, text: bool = True) -> Utterance:

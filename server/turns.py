@@ -23,7 +23,6 @@ ONSET = (6, 8)  # voiced frames of so many: somebody may have begun to speak
 MEANT = (20, 30)  # of so many: it is so
 DOUBT = 10  # ticks after which what is suspected is confirmed or withdrawn
 STILL = 0.05  # share of voiced frames in a pause
-QUIET = (6, 30)  # after a turn that was cut: at most so many of so many before there is another one
 BEFORE = 10  # ticks kept of what was heard before a turn was suspected
 FAINT = 0.004  # level (RMS) below which nothing is speech
 LOUDER = 2.5  # times the level of the room
@@ -48,7 +47,8 @@ class Turn:
 
 
 class TurnTaking:
-    """One caller. `pause`: seconds of quiet that end a turn, `longest`: seconds after which one is over anyway.
+    """One caller. `pause`: seconds of quiet that end a turn, `longest`: seconds after which one is over anyway; then
+    there is no other one before a pause, or `listen_again`.
 
     `turn` is the latest one that ended.
     """
@@ -74,6 +74,10 @@ class TurnTaking:
     def suspected(self) -> bool:
         """Whether the caller may have begun to speak."""
         return self._suspected
+
+    def listen_again(self) -> None:
+        """Whoever was cut may begin another turn, pause or not."""
+        self._deaf = False
 
     def voiced(self, pcm: FloatArray) -> list[bool]:
         """Sound of a tick f32 (640,) -> whether each of its frames sounds like a voice."""
@@ -112,7 +116,7 @@ class TurnTaking:
 
     def _listen(self) -> Heard | None:
         if self._deaf:
-            self._deaf = self._count(QUIET[1]) > QUIET[0]
+            self._deaf = self._count(self._pause) > STILL * self._pause
         elif self._count(ONSET[1]) >= ONSET[0]:
             self._suspected = True
             self._sound = list(self._before)

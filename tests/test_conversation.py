@@ -166,11 +166,11 @@ async def test_an_avatar_is_not_interrupted_by_itself_but_by_a_caller(server: Li
     async with Peer(server.url, microphone, query="?mode=speak") as peer, channel(peer) as (control, _):
         microphone.hears = peer
         await peer.pictures(3, within=30)
-        await control.socket.send(monologue(2))
+        await control.socket.send(monologue(1))
         events = await until(control, "spoken")
         assert not events[-1]["interrupted"]
         assert "listening" not in [event["state"] for event in only(events, "turn")]
-        await control.socket.send(monologue(4))
+        await control.socket.send(monologue(3))
         await until(control, "subtitle")
         await asyncio.sleep(1.5)
         microphone.over = person[: 2 * RATE]
@@ -194,8 +194,9 @@ STORY = ["Once there was a king. ", "He had seven sons and seven daughters, and 
 async def test_a_conversation_with_everything_in_it(stub: OpenAIStub, person: np.ndarray, tmp_path: Path) -> None:
     folder = tmp_path / "server"
     folder.mkdir()
-    own = start_server(folder, llm_url=stub.url, turn_longest=3, endpoint_timeout=2)
+    own = start_server(folder, llm_url=stub.url, turn_longest=2, endpoint_timeout=2)
     microphone = Microphone()
+    tasks = own.metric("kdtalker_event_loop_tasks")
     try:
         async with Peer(own.url, microphone, query="?mode=agent") as peer, channel(peer) as (control, event):
             assert (event["mode"], event["turn"]) == ("agent", "idle")
@@ -245,7 +246,7 @@ async def test_a_conversation_with_everything_in_it(stub: OpenAIStub, person: np
             microphone.pick_up(np.tile(person, 2))
             events = await until(control, "spoken")
             assert not events[-1]["interrupted"]
-            assert stub.asked[asked][1] == pytest.approx(3, abs=0.8)
+            assert stub.asked[asked][1] == pytest.approx(2, abs=0.8)
             microphone.pick_up(np.zeros(0, np.int16))
 
             # Endpoints that are slow, wrong or gone are told of; the call stays.
@@ -260,6 +261,14 @@ async def test_a_conversation_with_everything_in_it(stub: OpenAIStub, person: np
             microphone.pick_up(person[:RATE])
             assert (await until(control, "spoken"))[-1]["said"] == "You are welcome."
             await peer.pictures(5, within=30)
+
+            # Whoever leaves in the middle of an answer leaves nothing.
+            stub.fault = "slow"
+            microphone.pick_up(person[:RATE])
+            await until(control, "turn", state="thinking")
+        async with asyncio.timeout(30):
+            while own.metric("kdtalker_event_loop_tasks") > tasks:  # noqa: ASYNC110
+                await asyncio.sleep(0.2)
         assert " ERROR " not in own.log.read_text()
     finally:
         stop_server(own)

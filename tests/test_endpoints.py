@@ -96,8 +96,7 @@ async def test_bad_endpoints_are_told_of_in_words(client: Client, stub: OpenAISt
         [sound async for sound in voice.speak("Hello.", "anna")]
     told.append(str(failed.value))
     assert all(any(part in text for part in words.split("|")) for text in told), told
-    assert all("at 127.0.0.1:" in text for text in told)
-    assert not [text for text in told if "Traceback" in text or "httpx" in text]
+    assert not [text for text in told if "Traceback" in text or "httpx" in text or "127.0.0.1" in text]
     await voice.close()
 
 
