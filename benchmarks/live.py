@@ -119,12 +119,12 @@ def _interrupt(door: Door, trials: int, wanted: Sequence[Level]) -> dict[str, An
     except CallError as error:
         found = {"trials": trials, "failure": str(error)}
         console.print(f"failed: {error}", markup=False)
-    judged = [level.judge([found]) for level in wanted]
+    judged, out = [level.judge([found]) for level in wanted], Console(width=170)
     for figure, meaning in (("barge_in_ms", "its mouth was closed"), ("barge_in_sound_ms", "it was silent")):
         if (spread := found.get(figure, {})).get("count"):
             points = " / ".join(f"{spread[point]:.0f}" for point in ("p50", "p95"))
-            console.print(f"interrupted, {meaning} after {points} ms (p50 / p95 of {spread['count']})")
-    show_levels(judged, Console(width=170))
+            out.print(f"interrupted, {meaning} after {points} ms (p50 / p95 of {spread['count']})")
+    show_levels(judged, out)
     return found | {"levels": judged, "met": "failure" not in found and all(level["met"] for level in judged)}
 
 
