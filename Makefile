@@ -8,6 +8,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # The last release that carries its face-mesh models inside the wheel; see pyproject.toml.
 MEDIAPIPE := mediapipe==0.10.21
+MEDIAPIPE_PROTOBUF := protobuf<5
 TORCH := 2.13.0
 WERIFT := werift@0.25.2
 PYTHON ?= $(shell for p in python3.12 python3.11 python3 python; do \
@@ -16,7 +17,7 @@ ROOT := $(shell [ "$$(id -u)" = 0 ] && command -v apt-get)
 
 export HOST PORT
 
-.PHONY: help install serve test lint clean debian-packages
+.PHONY: help install serve test adapters test-adapters lint clean debian-packages
 .DEFAULT_GOAL := help
 
 help:
@@ -35,7 +36,7 @@ $(BIN)/python:
 
 $(VENV)/.installed: pyproject.toml Makefile | $(BIN)/python
 	@echo "Installing into $(VENV) ..."
-	@$(PIP) --editable .
+	@$(PIP) --editable . "$(MEDIAPIPE_PROTOBUF)"
 	@$(PIP) --no-deps $(MEDIAPIPE)
 	@touch $@
 
@@ -66,8 +67,25 @@ $(VENV)/.whip: Makefile | $(BIN)/python
 	if [ -d $(VENV)/whip/node_modules/werift ]; then touch $@; \
 	else echo "npm cannot install werift: the tests that publish to a foreign WHIP endpoint will be left out"; fi
 
+# LiveKit and Pipecat want other releases than the tests beside them (protobuf, soundfile): an environment of their own.
+adapters: $(VENV)/adapters/.installed
+
+$(VENV)/adapters/.installed: pyproject.toml Makefile | $(BIN)/python
+	@echo "Installing LiveKit and Pipecat into $(VENV)/adapters ..."
+	@$(PYTHON) -m venv $(VENV)/adapters
+	@$(VENV)/adapters/bin/python -m pip install --quiet --disable-pip-version-check \
+	  --editable ".[adapters]" pytest pytest-asyncio pytest-timeout
+	@$(VENV)/adapters/bin/python -m pip install --quiet --disable-pip-version-check --no-deps $(MEDIAPIPE)
+	@touch $@
+
 test: $(VENV)/.tests $(VENV)/.whip debian-packages lint
 	@$(BIN)/python -m pytest
+	@if [ -n "$$CI" ]; then $(MAKE) --no-print-directory test-adapters; \
+	else echo "The tests of LiveKit and Pipecat were left out: make test-adapters"; fi
+
+# What the frameworks themselves warn of is no error of ours.
+test-adapters: adapters
+	@$(VENV)/adapters/bin/python -m pytest -o filterwarnings=default tests/adapters
 
 lint: $(VENV)/.tests
 	@$(BIN)/ruff check .

@@ -7,14 +7,18 @@ from collections import deque
 from dataclasses import dataclass, field
 
 import av
+import cv2
 import numpy as np
 
+from engines.cli import enrolled
 from engines.controls import DEFAULT, Controls
 from engines.pipeline import Talker
-from engines.types import PLAYBACK_RATE, PLAYBACK_SAMPLES, ByteArray, FloatArray, Identity, IntArray, MotionTick
+from engines.talkers import open_talker
+from engines.types import FPS, PLAYBACK_RATE, PLAYBACK_SAMPLES, ByteArray, FloatArray, Identity, IntArray, MotionTick
 from server.sound import Decimator
 
 LEAD = PLAYBACK_RATE // 10  # samples that an utterance begins with, so that pieces may come a little late
+WARM_TICKS = FPS
 SILENCE: IntArray = np.zeros(PLAYBACK_SAMPLES, np.int16)
 
 
@@ -130,6 +134,12 @@ class Performance:
         with self._lock:
             return sum(len(utterance.sound) for utterance in self._utterances) / PLAYBACK_RATE
 
+    @property
+    def finished(self) -> bool:
+        """Whether nothing that was pushed is still to be shown."""
+        with self._lock:
+            return not self._utterances and not any(heard.speaks or heard.ends for heard in self._heard)
+
     def next(self, *, render: bool = True) -> Moment:
         """The next tick; without `render` it has no picture and costs little."""
         with self._lock:
@@ -159,6 +169,19 @@ class Performance:
             playback = np.round(np.clip(sound, -1, 1) * 32767).astype(np.int16)
             self._heard.append(_Heard(playback, speaks, ends))
             return sound
+
+
+def open_performance(photo: bytes, controls: Controls = DEFAULT, seed: int = 0) -> Performance:
+    """Some seconds of work: open the engines, find the face on a photo, and go until every tick takes as long as it
+    will. Raises PortraitError or ControlError.
+    """
+    cv2.setNumThreads(1)  # the engines have a thread of their own
+    talker = open_talker()
+    talker.warm()
+    performance = Performance(talker, enrolled(talker, photo), controls, seed)
+    for _ in range(WARM_TICKS):
+        performance.next()
+    return performance
 
 
 def _joined(frames: list[av.AudioFrame]) -> FloatArray:

@@ -11,17 +11,15 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import cv2
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-from engines.cli import enrolled, read_photo
+from engines.cli import read_photo
 from engines.controls import add_options, chosen
 from engines.media import load_speech
-from engines.talkers import open_talker
-from engines.types import FPS, KDTalkerError
+from engines.types import KDTalkerError
 from server.cli import settings_of
-from server.performance import Moment, Performance
+from server.performance import Moment, Performance, open_performance
 from server.present import Publisher
 from server.present_outlet import Outlet, OutletError
 from server.present_programme import Programme, clock, voice_called
@@ -33,7 +31,6 @@ from server.settings import Settings
 
 AVATAR = "iris"
 SMALLEST_BITRATE = 100_000
-WARM_TICKS = FPS  # before the first, so that none is slower than the others
 
 
 def present(argv: list[str]) -> int:
@@ -72,7 +69,7 @@ async def _present(options: argparse.Namespace, console: Console) -> int:
     try:
         say = await _what(options, programme, services)
         with console.status("Preparing"):
-            performance = _performance(options)
+            performance = open_performance(_photo(options), chosen(options), options.seed)
         columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[line]}")
         with Progress(*columns, console=console) as bar:
             task = bar.add_task("Connecting", total=None, line=where)
@@ -129,16 +126,6 @@ async def _together(publishing: Coroutine[None, None, None], saying: Coroutine[N
         raise errors.exceptions[0] from None
     finally:
         loop.remove_signal_handler(signal.SIGTERM)
-
-
-def _performance(options: argparse.Namespace) -> Performance:
-    cv2.setNumThreads(1)  # the engines have a thread of their own
-    talker = open_talker()
-    talker.warm()
-    performance = Performance(talker, enrolled(talker, _photo(options)), chosen(options), options.seed)
-    for _ in range(WARM_TICKS):
-        performance.next()
-    return performance
 
 
 def _photo(options: argparse.Namespace) -> bytes:

@@ -27,7 +27,13 @@ DETECTOR_SIDE = 1024  # detectors shrink their input to 192 pixels or less; a bi
 OVERLAP = 0.35  # intersection over union from which two boxes are one face
 
 _stderr_lock = threading.Lock()
-_CHATTER = (b"XNNPACK", b"absl::InitializeLog", b"inference_feedback_manager", b"landmark_projection_calculator")
+_CHATTER = (
+    b"XNNPACK",
+    b"absl::InitializeLog",
+    b"inference_feedback_manager",
+    b"landmark_projection_calculator",
+    b"GetPrototype",
+)
 
 
 @dataclass(frozen=True, slots=True)
