@@ -25,11 +25,29 @@ from tests.browser import ALLOW, RATE, Visit, launch, playwright, visit, write_f
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Playwright
 
+# Whoever names one of these calls a server, or publishes to one.
+CALLS = {"LiveServer", "Peer", "Publisher", "Visit", "server", "browser", "start_server", "present"}
 REPOSITORY = Path(__file__).resolve().parent.parent
 PORTRAIT = REPOSITORY / "engines" / "avatars" / "astronaut.jpg"
 SENTENCE = "Good morning. We are happy to be here, and we will now open and close our mouths all the time."
 SILENCE = 6  # seconds after the sentence, before it is spoken again
 START = 120  # seconds that a server may take on a busy machine
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the marks
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Two groups for two processes: calls, which keep time, one after another; and what only computes, beside them."""
+    for item in items:
+        module = item.getparent(pytest.Module)
+        known = {*getattr(item, "fixturenames", ()), *(vars(module.obj) if module else ())}
+        item.add_marker(pytest.mark.xdist_group("calls" if CALLS & known else "computing"))
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Whoever computes beside calls stands back for them."""
+    group = item.get_closest_marker("xdist_group")
+    if "PYTEST_XDIST_WORKER" in os.environ and group and group.args == ("computing",):
+        os.setpriority(os.PRIO_PROCESS, 0, 10)
 
 
 @pytest.fixture(scope="session")
