@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser, Playwright
 
 # Whoever names one of these calls a server, or publishes to one.
-CALLS = {"LiveServer", "Peer", "Publisher", "Visit", "server", "browser", "start_server", "present"}
+CALLS = {"LiveServer", "Peer", "Publisher", "Visit", "server", "browser", "WhipOutlet", "start_server"}
 REPOSITORY = Path(__file__).resolve().parent.parent
 PORTRAIT = REPOSITORY / "engines" / "avatars" / "astronaut.jpg"
 SENTENCE = "Good morning. We are happy to be here, and we will now open and close our mouths all the time."
