@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 from engines.types import ByteArray, FloatArray
 
 WORDS = "AI avatar"
-HEIGHT, MARGIN = 0.062, 0.035  # of the picture's shorter side: the sign, and its distance from the corner
+HEIGHT, MARGIN = 0.052, 0.032  # of the picture's shorter side: the sign, and its distance from the corner
 INK, GROUND, COVER = 255, (20, 17, 26), 0.62  # the words' grey, the colour behind them, and how much that covers
 FINER = 4  # times, that the sign is drawn and then reduced, for smooth edges
 

@@ -44,7 +44,7 @@ const recorder = new Recorder(at("record"), at("record-note"), at("recorded"));
 const speaker = new Speaker(parts({ tile: "speak", file: "sound", stop: "hush", note: "speech-note" }));
 const avatars = new Avatars(parts({ list: "faces", template: "face", file: "photo", note: "photo-note" }));
 const booth = new Booth(at("shoot"), (photo, signal) => avatars.add(photo, signal), () => at("photo").click());
-const panel = parts({ details: "figures", line: "line", list: "list", plot: "plot", stages: "stages" });
+const panel = parts({ details: "figures", line: "line", list: "list", plot: "plot", note: "plot-note", stages: "stages" });
 new Figures(panel, session, (server) => {
   recorder.follow(server.recording);
   speaker.follow(modes.wanted === "mirror" ? server.speech : null); // elsewhere texts are spoken as well
@@ -127,7 +127,7 @@ at("copy").addEventListener("click", async () => {
   const said = at("copy").querySelector("span");
   const copied = await navigator.clipboard?.writeText(at("invite").href).then(() => true, () => false);
   say(said, copied ? "Copied" : "Open the page, and copy its address");
-  setTimeout(() => say(said, "Copy their link"), 3000);
+  setTimeout(() => say(said, "Copy link"), 3000);
 });
 
 // Who speaks

@@ -4,12 +4,13 @@ import { Latency } from "./latency.js";
 import { line, list, peerFigures } from "./stats.js";
 
 const EVERY = 1000; // ms
+const UNHEARD = "The server measures its stages while it hears a microphone.";
 
 export class Figures {
   #parts;
   #latency;
 
-  /** `parts`: {details, line, list, plot, stages}; `heard` is told the server's figures every time. */
+  /** `parts`: {details, line, list, plot, note, stages}; `heard` is told the server's figures every time. */
   constructor(parts, session, heard) {
     this.#parts = parts;
     this.#latency = new Latency(parts.plot, parts.stages);
@@ -30,6 +31,7 @@ export class Figures {
     this.#latency.add(peer, server);
     if (!this.#parts.details.open) return;
     this.#latency.draw();
+    this.#parts.note.textContent = server.stages_ms ? "" : UNHEARD;
     this.#parts.list.replaceChildren(
       ...list(peer, server).flatMap(([name, value]) => [
         Object.assign(document.createElement("dt"), { textContent: name }),

@@ -14,7 +14,7 @@ const MODES = {
   },
   agent: {
     idle: ["Talk with this face.", "Press Start, allow the microphone and ask something. The assistant answers."],
-    live: ["It is listening.", "Speak, and pause: it answers. Speak again to interrupt it."],
+    live: ["It hears you.", "Speak, and pause: it answers. Speak again to interrupt it."],
   },
   speak: {
     idle: ["Give this face words.", "Press Start, then type what it is to say."],
