@@ -1,21 +1,23 @@
-"""A conversation on the page: a voice asks, a stand-in for the OpenAI API answers, and the voice interrupts it twice."""
+"""A conversation on the page: a voice asks and interrupts, and a stand-in for the OpenAI API answers."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import httpx
+import numpy as np
 import pytest
 
-from tests.browser import visit
+from tests.browser import ALLOW, RATE, launch, visit, write_wave
 from tests.conftest import LiveServer, start_server, stop_server
 from tests.openai_stub import OpenAIStub, openai_stub
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser
+    from playwright.sync_api import Browser, Playwright
 
 ANSWER = "Once upon a time there was a king. " + "He had a castle on a hill, and in the castle lived a cat. " * 8
 # Whose turn it was, one after another, and what the subtitles said.
@@ -53,6 +55,16 @@ def stub() -> Iterator[OpenAIStub]:
 
 
 @pytest.fixture
+def asking(driver: Playwright, speak: Callable[[str], np.ndarray], tmp_path: Path) -> Iterator[Browser]:
+    """A browser whose microphone asks every few seconds."""
+    sound = np.concatenate([speak("Please tell me a long story."), np.zeros(4 * RATE, np.int16)])
+    microphone = write_wave(tmp_path / "asking.wav", sound)
+    browser = launch(driver, ALLOW, f"--use-file-for-fake-audio-capture={microphone}")
+    yield browser
+    browser.close()
+
+
+@pytest.fixture
 def answering(stub: OpenAIStub, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
     stub.heard, stub.answer = ["Tell me a story."], [ANSWER]
     live = start_server(tmp_path_factory.mktemp("answering"), llm_url=stub.url, stt_url=stub.url, endpoint_timeout=3)
@@ -61,9 +73,9 @@ def answering(stub: OpenAIStub, tmp_path_factory: pytest.TempPathFactory) -> Ite
 
 
 def test_a_voice_asks_and_interrupts_and_trouble_is_told(
-    chromium: Browser, answering: LiveServer, stub: OpenAIStub
+    asking: Browser, answering: LiveServer, stub: OpenAIStub
 ) -> None:
-    with visit(chromium, answering.url) as visitor:
+    with visit(asking, answering.url) as visitor:
         page = visitor.open()
         page.evaluate(NOTE)
         page.get_by_role("radio", name="The assistant").check(force=True)
