@@ -22,7 +22,7 @@ from server.cli import settings_of
 from server.performance import Moment, Performance, open_performance
 from server.present import Publisher
 from server.present_outlet import Outlet, OutletError
-from server.present_programme import Programme, clock, voice_called
+from server.present_programme import Programme, Speaker, clock
 from server.present_rtmp import RtmpOutlet, without_key
 from server.present_script import read_script
 from server.present_whip import WhipOutlet
@@ -84,7 +84,7 @@ async def _present(options: argparse.Namespace, console: Console) -> int:
                 bar.console.print(f"{where}: {what}", highlight=False)
 
             publisher = Publisher(performance, lambda: make(performance.size), options.patience, told)
-            await _together(publisher.run(shown), say(performance))
+            await _together(publisher.run(shown), say(performance, told))
     except OutletError as error:
         said = f" {programme} were spoken." if programme.said else ""
         raise OutletError(f"{where}: {error}.{said}") from error
@@ -97,18 +97,18 @@ async def _present(options: argparse.Namespace, console: Console) -> int:
 
 async def _what(
     options: argparse.Namespace, programme: Programme, services: Services
-) -> Callable[[Performance], Coroutine[None, None, None]]:
+) -> Callable[[Performance, Callable[[str], None]], Coroutine[None, None, None]]:
     """What is to be said, read and checked before anything begins."""
     if options.speech is not None:
         speech = load_speech(options.speech)
 
-        async def play(performance: Performance) -> None:
+        async def play(performance: Performance, told: Callable[[str], None]) -> None:
             programme.play(speech, performance)
 
         return play
     script = read_script(options.script)
-    voice, name = await voice_called(options.voice, services.voices)
-    return lambda performance: programme.read(script, voice, name, performance)
+    speaker = await Speaker.called(options.voice, services.voices)
+    return lambda performance, told: programme.read(script, speaker, performance, told)
 
 
 async def _together(publishing: Coroutine[None, None, None], saying: Coroutine[None, None, None]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +12,7 @@ from engines.media import Speech
 from engines.types import FPS, PLAYBACK_RATE, TICK_SECONDS, KDTalkerError
 from server.performance import Moment, Performance
 from server.present_script import Said
-from server.voices import Voice, Voices
+from server.voices import Sound, Voice, Voices
 
 AHEAD = 15.0  # seconds of sound that are made before they are spoken
 TAIL = FPS  # ticks after the last word
@@ -45,14 +45,19 @@ class Programme:
         performance.push(np.float32(1 / 32768) * speech.playback.astype(np.float32), PLAYBACK_RATE)
         performance.end()
 
-    async def read(self, script: Sequence[Said], voice: Voice, name: str, performance: Performance) -> None:
-        """Say a script, each sentence made while those before are spoken; raises VoiceError."""
+    async def read(
+        self, script: Sequence[Said], speaker: Speaker, performance: Performance, told: Callable[[str], None]
+    ) -> None:
+        """Say a script, each sentence made while those before are spoken; raises VoiceError.
+
+        A sentence that a voice fails at is said by the voice that is always there, and `told` hears of it.
+        """
         characters = [len(sentence.text) for sentence in script]
         made = 0.0
         self.total = sum(characters) / PACE
         for number, sentence in enumerate(script, start=1):
             await asyncio.sleep(max(0.0, performance.waiting - AHEAD))
-            async for sound in voice.speak(sentence.text, name):
+            for sound in await speaker.sounds(sentence.text, told):
                 performance.push(sound.pcm, sound.rate)
                 made += len(sound.pcm) / sound.rate
             performance.push(np.zeros(round(sentence.pause * PLAYBACK_RATE), np.float32), PLAYBACK_RATE)
@@ -63,13 +68,32 @@ class Programme:
         self.complete = True
 
 
-async def voice_called(name: str | None, voices: Voices) -> tuple[Voice, str]:
-    """A voice and the name that it is asked with; raises KDTalkerError."""
-    wanted = name or voices.default
-    if (voice := await voices.find(wanted)) is None:
-        known = ", ".join(each.name for each in await voices.listed())
-        raise KDTalkerError(f"There is no voice '{wanted}'; there are {known}.")
-    return voice, wanted
+@dataclass(frozen=True, slots=True)
+class Speaker:
+    """One of the `voices`, by the `name` it is asked with."""
+
+    voices: Voices
+    voice: Voice
+    name: str
+
+    @staticmethod
+    async def called(name: str | None, voices: Voices) -> Speaker:
+        """Raises KDTalkerError where there is no such voice."""
+        wanted = name or voices.default
+        if (voice := await voices.find(wanted)) is None:
+            known = ", ".join(each.name for each in await voices.listed())
+            raise KDTalkerError(f"There is no voice '{wanted}'; there are {known}.")
+        return Speaker(voices, voice, wanted)
+
+    async def sounds(self, text: str, told: Callable[[str], None]) -> list[Sound]:
+        try:
+            return [sound async for sound in self.voice.speak(text, self.name)]
+        except Exception as error:  # voices are plugins
+            spare = self.voices.spare
+            if self.voice is spare:
+                raise
+            told(f"the voice '{self.name}' failed ({error}); another one says this sentence")
+            return [sound async for sound in spare.speak(text, spare.default)]
 
 
 def clock(seconds: float) -> str:

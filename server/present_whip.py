@@ -22,7 +22,7 @@ from server.tracks import AvatarAudioTrack, AvatarVideoTrack
 
 KEYFRAME_SECONDS = 2.0  # not every endpoint passes on that somebody who begins to watch asks for one
 PATIENCE = 10.0  # seconds for each answer of the endpoint, and for the connection to stand
-SILENT = 10.0  # seconds without a packet, receiver reports included, after which the endpoint is gone
+SILENT = 6.0  # seconds without a packet, receiver reports included, after which the endpoint is gone
 LOOK = 0.5  # seconds between looks at the line
 TOO_LATE = 0.1  # seconds past its moment at which a picture is not encoded any more
 ASKED = "it does not look like a WHIP endpoint"

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -26,12 +26,15 @@ from engines.talkers import open_talker
 from engines.types import FPS, FRAME_SIZE, PLAYBACK_RATE, PLAYBACK_SAMPLES, KDTalkerError
 from kdtalker import main
 from server.clock import SessionClock
+from server.espeak import Espeak
 from server.performance import Performance
 from server.present_outlet import OutletError
+from server.present_programme import Programme, Speaker
 from server.present_rtmp import RtmpOutlet, without_key
-from server.present_script import read_script, script
+from server.present_script import Said, read_script, script
 from server.present_whip import WhipOutlet
 from server.settings import Settings
+from server.voices import Sound, Voices
 from tests.conftest import REPOSITORY, free_port
 
 pytestmark = pytest.mark.timeout(180)
@@ -127,6 +130,44 @@ def test_sound_that_comes_late_leaves_a_hole_and_loses_nothing(performer: Callab
     heard += [performance.next(render=False) for _ in range(15)]
     assert sum(moment.speaks for moment in heard) == 3
     assert sum(moment.ends for moment in heard) <= 1
+
+
+class Hoarse(Espeak):
+    """A voice of somebody's own that fails at every other sentence."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked = 0
+
+    async def speak(self, text: str, voice: str) -> AsyncIterator[Sound]:
+        self.asked += 1
+        if self.asked % 2 == 0:
+            raise ConnectionError("no throat")
+        async for sound in super().speak(text, voice):
+            yield sound
+
+
+async def test_a_sentence_that_a_voice_fails_at_is_said_by_another(performer: Callable[[], Performance]) -> None:
+    voices, programme, performance = Voices([Hoarse(), Espeak()]), Programme(), performer()
+    told: list[str] = []
+    try:
+        speaker = await Speaker.called("en-us+f3", voices)
+        await programme.read(
+            [Said(text, 0.1) for text in ("One.", "Two.", "Three.")], speaker, performance, told.append
+        )
+        with pytest.raises(KDTalkerError, match="no voice 'nobody'"):
+            await Speaker.called("nobody", voices)
+    finally:
+        await voices.close()
+    assert len(told) == 1
+    assert "no throat" in told[0]
+    assert programme.complete
+    assert programme.waiting == 3
+    assert abs(programme.total - performance.waiting) < 0.02
+    over = [programme.shown(performance.next(render=False)) for _ in range(round(programme.total * FPS) + 3 * FPS)]
+    assert programme.waiting == 0
+    assert over[-1]
+    assert not over[round(programme.total * FPS)], "the face comes to rest first"
 
 
 @dataclass
