@@ -19,8 +19,9 @@ from server.house import House
 from server.ingest import RATES, PushedSound
 from server.modes import ConversationError, Mode
 from server.problems import ProblemError
-from server.session import Session, SourceTakenError
+from server.session import Session
 from server.signalling import find_session
+from server.sources import SourceTakenError
 from server.spoken import TooMuchError
 
 MAX_MESSAGE = 30_000  # characters: a text to be spoken, every letter of it escaped
@@ -44,7 +45,7 @@ def router(house: House) -> APIRouter:
         with ExitStack() as stack:
             if sound is not None:
                 try:
-                    stack.enter_context(session.fed_by(sound))
+                    stack.enter_context(session.sources.fed_by(sound))
                 except SourceTakenError as taken:
                     raise ProblemError(409, str(taken)) from None
             await socket.accept()
@@ -105,7 +106,7 @@ class _Channel:
             raise MessageError("This channel was opened without sound; say its rate in the address, as ?rate=16000.")
         if len(pcm) % 2:
             raise MessageError("That is half a sample too much or too little; sound is mono PCM of 16 bits.")
-        self._session.feed(pcm)
+        self._session.sources.feed(pcm)
 
     async def _follow(self, message: dict[str, Any]) -> None:
         """Do what the message says."""
@@ -123,7 +124,7 @@ class _Channel:
             case "end":
                 conversation.end_push()
             case "mode":
-                self._session.change_mode(_mode(_words(message, "mode")))
+                self._session.sources.change_mode(_mode(_words(message, "mode")))
             case "voice":
                 await conversation.choose_voice(_words(message, "voice"))
             case _:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from typing import Any
 
 import numpy as np
@@ -24,13 +24,12 @@ from server.pushed import PushedSpeech
 from server.sentences import sentences
 from server.services import Services
 from server.settings import Settings
-from server.spoken import Piece, Spoken, TooMuchError, Utterance
+from server.spoken import Spoken, TooMuchError, Utterance
 from server.turns import Heard, Turn, TurnTaking
-from server.voices import Voice, VoiceError
+from server.voicing import Voicing
 
 MAX_TEXT = 4000  # characters of a text
 WAITING = 20_000  # characters that no voice has spoken yet
-AHEAD = 20.0  # seconds of sound that are made before they are needed
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +54,7 @@ class Conversation:
         self._tell_all, self._hush = tell, hush
         self._barge_in = settings.barge_in
         self._spoken = Spoken(settings.speech_seconds, self._tell)
+        self._voicing = Voicing(name, self._spoken, services, self._tell)
         self._outgoing = Outgoing(ahead)
         self._turns = TurnTaking(settings.turn_pause, settings.turn_longest)
         self._echo = EchoCheck()
@@ -62,7 +62,6 @@ class Conversation:
         self._agent = services.agent()
         self._group: asyncio.TaskGroup | None = None  # while `run` runs
         self._reply: asyncio.Task[None] | None = None  # to the caller's latest turn
-        self._unvoiced = asyncio.Event()  # there may be text that no voice has spoken yet
         self.turn = "idle"
 
     async def run(self) -> None:
@@ -70,25 +69,10 @@ class Conversation:
         async with asyncio.TaskGroup() as self._group:
             try:
                 if self._mode is not Mode.MIRROR:
-                    await self._wake_voice()
-                await self._speak_up()
+                    await self._voicing.warm(self.voice)
+                await self._voicing.run()
             finally:
                 self._group = None
-
-    async def _wake_voice(self) -> None:
-        """Let a voice that has to start do so before it is needed."""
-        with suppress(VoiceError):
-            await self._services.voices.find(self.voice)
-
-    async def _speak_up(self) -> None:
-        """Give a voice to every sentence."""
-        while True:
-            utterance = self._next_to_voice()
-            if utterance is None:
-                self._unvoiced.clear()
-                await self._unvoiced.wait()
-            else:
-                await self._give_voice(utterance)
 
     @property
     def mode(self) -> Mode:
@@ -108,7 +92,7 @@ class Conversation:
 
     async def choose_voice(self, name: str) -> None:
         """For texts from now on; raises ConversationError."""
-        await self._require_voice(name)
+        await self._voicing.require(name)
         self.voice = name
         self._tell("voice", voice=name)
 
@@ -120,13 +104,13 @@ class Conversation:
         if not pieces:
             raise ConversationError("The text has no word in it.")
         if voice is not None:
-            await self._require_voice(voice)
-        if sum(map(len, pieces)) + self._unspoken > WAITING:
+            await self._voicing.require(voice)
+        if sum(map(len, pieces)) + self._voicing.waiting > WAITING:
             raise TooMuchError("Too much text is waiting to be spoken; try again when some of it is.")
         utterance = self._spoken.add(voice or self.voice)
         utterance.pending.extend(pieces)
         utterance.more = False
-        self._unvoiced.set()
+        self._voicing.look()
         return utterance
 
     def play(self, speech: Speech) -> Utterance:
@@ -169,7 +153,7 @@ class Conversation:
         leaving = self._outgoing.put(Leaving(speech.tick, speech.playback, arrival, utterance))
         if leaving is not None and leaving.utterance is not None:
             self._spoken.leave(leaving.utterance)
-            self._unvoiced.set()
+            self._voicing.look()
         self._spoken.settle()
         self._follow()
         return speech, leaving
@@ -231,8 +215,8 @@ class Conversation:
                     if utterance is None:
                         utterance = self._spoken.add(self.voice)
                     utterance.pending.append(sentence)
-                    self._unvoiced.set()
-                    if self._unspoken > WAITING:
+                    self._voicing.look()
+                    if self._voicing.waiting > WAITING:
                         break
             if utterance is None:
                 self._tell("trouble", detail="The language model has no answer to this.")
@@ -267,54 +251,6 @@ class Conversation:
                 self._turns.listen_again()
             self.turn = turn
             self._tell("turn", state=turn)
-
-    @property
-    def _unspoken(self) -> int:
-        """Characters that no voice has spoken yet."""
-        return sum(len(piece) for utterance in self._spoken for piece in utterance.pending)
-
-    def _next_to_voice(self) -> Utterance | None:
-        if self._spoken.seconds > AHEAD:
-            return None
-        return next((utterance for utterance in self._spoken if utterance.pending), None)
-
-    async def _give_voice(self, utterance: Utterance) -> None:
-        """Make the sound of an utterance's next sentence."""
-        text = utterance.pending[0]
-        try:
-            pieces = await self._voiced(text, utterance.voice)
-        except VoiceError as error:
-            self._tell("trouble", detail=str(error))
-            pieces = []
-        if not utterance.stopped:
-            utterance.pending.popleft()
-            utterance.pieces.extend(pieces)
-
-    async def _voiced(self, text: str, name: str) -> list[Piece]:
-        """The sentence as sound; where its voice fails, by the spare one. Raises VoiceError."""
-        voices = self._services.voices
-        voice: Voice | None = None
-        try:
-            voice = await voices.find(name)
-            if voice is None:
-                raise VoiceError(f"There is no voice '{name}' any more.")
-            return [await self._services.piece(sound) async for sound in voice.speak(text, name)]
-        except Exception as error:  # voices are plugins
-            if not isinstance(error, VoiceError):
-                logger.exception("session %s: a voice failed", self._name)
-                error = VoiceError("This voice failed at a sentence.")
-            if voice is voices.spare:
-                raise error from None
-            self._tell("trouble", detail=f"{error} Another voice speaks meanwhile.")
-            spare = voices.spare
-            return [await self._services.piece(sound) async for sound in spare.speak(text, spare.default)]
-
-    async def _require_voice(self, name: str) -> None:
-        try:
-            if await self._services.voices.find(name) is None:
-                raise ConversationError(f"There is no voice '{name}'; GET /voices lists them.")
-        except VoiceError as error:
-            raise ConversationError(str(error)) from error
 
     def _tell(self, kind: str, **members: Any) -> None:
         if kind == "spoken" and self._agent is not None:

@@ -29,7 +29,6 @@ from server.clock import SessionClock
 from server.connection import Connection
 from server.conversation import Conversation
 from server.encode import SpeechEncoder
-from server.ingest import PushedSound
 from server.line import Line, OfferError
 from server.load import Governor
 from server.metrics import CallMetrics, Metrics
@@ -38,8 +37,9 @@ from server.outgoing import Leaving
 from server.recording import CALL_ENDED, Recording
 from server.services import Services
 from server.settings import Settings
+from server.sources import Sources
 from server.stream import PictureStream
-from server.tracks import MicrophoneReader, UnheardSound
+from server.tracks import UnheardSound
 from server.viewers import Audience, Viewer
 
 VOICE = 0.01  # level (RMS) that counts as somebody speaking
@@ -51,10 +51,6 @@ logger = logging.getLogger(__name__)
 
 class EndedError(Exception):
     """The call is over."""
-
-
-class SourceTakenError(Exception):
-    """Something feeds the avatar already; the text says what."""
 
 
 class State(StrEnum):
@@ -119,6 +115,7 @@ class Session:
         self.conversation = Conversation(
             name, mode, services, settings, self._delay - TICK_SECONDS, self.tell, self._take_back
         )
+        self.sources = Sources(lambda: self._the_connection, self.conversation)
         self._changed = asyncio.Event()  # of the connection's state, or of what is wanted
         self._over = asyncio.Event()
         self._connecting = asyncio.Lock()
@@ -127,7 +124,6 @@ class Session:
         self.audience.unseen = self.publishing
         self._clock: SessionClock | None = None
         self._unheard = UnheardSound()
-        self._pushed: PushedSound | None = None  # what a channel sends
         self._last_voice = time.monotonic()
         self._lost_at = 0.0
 
@@ -217,34 +213,6 @@ class Session:
         controls = self.controls.changed(**changes)
         self.offer.require(controls)
         self.controls = controls
-
-    def change_mode(self, mode: Mode) -> None:
-        """Let something else speak from now on; raises ConversationError or SourceTakenError."""
-        if mode is not Mode.PUSH and self._pushed is not None and self._the_connection.has_microphone:
-            raise SourceTakenError("A channel pushes sound and there is a microphone; close the channel first.")
-        self.conversation.change_mode(mode)
-
-    @contextmanager
-    def fed_by(self, sound: PushedSound) -> Iterator[None]:
-        """Let a channel send this sound meanwhile; raises SourceTakenError where something else stands in its place."""
-        taken = self.conversation.mode is not Mode.PUSH and self._the_connection.has_microphone
-        if self._pushed is not None or taken:
-            raise SourceTakenError("Something else feeds this avatar: a microphone, or a channel.")
-        self._pushed = sound
-        try:
-            yield
-        finally:
-            self._pushed = None
-            self.conversation.end_push()
-
-    def feed(self, pcm: bytes) -> None:
-        """PCM that the channel sends, by `fed_by`; raises TooMuchError."""
-        assert self._pushed is not None
-        sound = self._pushed.read(pcm)
-        if self.conversation.mode is Mode.PUSH:
-            self.conversation.push(sound)
-        else:
-            self._pushed.hear(sound)
 
     @contextmanager
     def told(self, listener: Callable[[str, dict[str, Any]], None]) -> Iterator[None]:
@@ -364,7 +332,7 @@ class Session:
         tick = 0
         while True:
             await clock.until(clock.cut(tick))
-            heard, arrival = self._microphone.take(tick, clock.cut(tick))
+            heard, arrival = self.sources.microphone.take(tick, clock.cut(tick))
             speech, leaving = self.conversation.exchange(heard, arrival)
             self.metrics.traces.heard(tick, arrival if speech is heard else None)
             if leaving is not None:
@@ -374,13 +342,6 @@ class Session:
             if any(math.sqrt(float(np.mean(sound.pcm**2))) > VOICE for sound in (heard, speech)):
                 self._last_voice = clock.now()
             tick += 1
-
-    @property
-    def _microphone(self) -> MicrophoneReader:
-        """Where the caller's voice comes from."""
-        if self._pushed is not None and self.conversation.mode is not Mode.PUSH:
-            return self._pushed.microphone
-        return self._the_connection.microphone
 
     def _send(self, leaving: Leaving, encoder: SpeechEncoder, clock: SessionClock) -> None:
         packets = encoder.encode(leaving.tick, leaving.playback)

@@ -85,7 +85,9 @@ async def test_modes_are_changed_in_a_call_and_refused_in_words(server: LiveServ
         assert refused.status_code == 422
         assert "KDTALKER_LLM_URL" in refused.json()["detail"]
     hum = np.round(6000 * np.sin(2 * np.pi * 300 * np.arange(20 * RATE) / RATE)).astype(np.int16)
-    async with Peer(server.url, hum) as peer, channel(peer) as (control, event):
+    microphone = Microphone()
+    microphone.pick_up(hum)
+    async with Peer(server.url, microphone) as peer, channel(peer) as (control, event):
         assert event["mode"] == "mirror"
         await peer.pictures(3, within=30)
         assert await control.ask({"type": "mode", "mode": "speak"}) == {"type": "mode", "mode": "speak"}
@@ -93,6 +95,7 @@ async def test_modes_are_changed_in_a_call_and_refused_in_words(server: LiveServ
         begun = len(peer.heard())
         await asyncio.sleep(1)
         assert np.abs(peer.heard()[begun:]).max() < 50, "the caller's own voice is not said any more"
+        microphone.pick_up(hum[:0])
         assert (await peer.stats())["conversation"]["mode"] == "speak"
         assert "KDTALKER_LLM_URL" in (await control.ask({"type": "mode", "mode": "agent"}))["detail"]
         assert "mirror, agent, speak, push" in (await control.ask({"type": "mode", "mode": "x"}))["detail"]
@@ -136,13 +139,14 @@ class Loudspeaker(Voice):
         super().__init__(np.zeros(0, np.int16))
         self.hears: Peer | None = None
         self.over = np.zeros(0, np.int16)
-        self._from = 0
+        self._behind: int | None = None  # samples from what is picked up back to what was heard
 
     def _made(self, samples: np.ndarray, pts: int) -> Any:
-        heard = self.hears.heard()[:] if self.hears is not None else np.zeros(0, np.int16)
-        self._from = max(self._from, len(heard) - 6 * PACKET)  # 120 ms late, as a room's and its buffers' echo
-        echo = heard[self._from : self._from + PACKET]
-        self._from += len(echo)
+        heard = self.hears.heard() if self.hears is not None else np.zeros(0, np.int16)
+        if self._behind is None and len(heard):
+            self._behind = pts - len(heard) + 15 * PACKET  # 300 ms late, as a room's and its buffers' echo
+        at = pts if self._behind is None else pts - self._behind
+        echo = heard[at : at + PACKET] if at >= 0 else heard[:0]
         mixed = 0.25 * np.pad(echo, (0, PACKET - len(echo)))
         over, self.over = self.over[:PACKET], self.over[PACKET:]
         mixed[: len(over)] += over

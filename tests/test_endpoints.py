@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 
 import httpx
@@ -10,9 +11,12 @@ import pytest
 
 from server.agent import Agent
 from server.endpoints import Address, Client, EndpointError, LanguageModel, Recognition, RemoteVoice
+from server.modes import ConversationError
 from server.services import Services
 from server.settings import Settings
-from server.voices import VoiceError
+from server.spoken import Spoken
+from server.voices import Sound, VoiceError, VoiceInfo
+from server.voicing import Voicing
 from tests.conftest import free_port
 from tests.openai_stub import OpenAIStub, openai_stub
 
@@ -128,3 +132,60 @@ async def test_what_the_settings_name_is_asked_with_its_key(stub: OpenAIStub, mo
         assert await services.voices.find("nobody") is None
     finally:
         await services.close()
+
+
+async def test_where_a_voice_fails_another_one_speaks_and_it_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KDTALKER_TTS_URL", f"http://127.0.0.1:{free_port()}/v1")
+    services, told = Services(Settings()), []
+    spoken = Spoken(60, lambda kind, **members: None)
+    voicing = Voicing("call", spoken, services, lambda kind, **members: told.append((kind, members["detail"])))
+    utterance = spoken.add(services.voices.default)
+    utterance.pending.extend(["Hello there.", "How are you?"])
+    speaking = asyncio.create_task(voicing.run())
+    try:
+        async with asyncio.timeout(30):
+            while utterance.pending:  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+        assert [piece.text for piece in utterance.pieces] == ["Hello there.", "How are you?"]
+        assert all(piece.speech.frames > 10 and piece.words for piece in utterance.pieces)
+        assert told == [("trouble", "The voice cannot be reached. Another voice speaks meanwhile.")]
+        with pytest.raises(ConversationError, match="no voice 'nobody'"):
+            await voicing.require("nobody")
+    finally:
+        speaking.cancel()
+        await asyncio.wait([speaking])
+        await services.close()
+
+
+class Flute:
+    """A voice as somebody else would write one, straight from docs/conversation.md."""
+
+    default = "flute"
+
+    async def voices(self) -> list[VoiceInfo]:
+        return [VoiceInfo("flute", "en", "A flute")]
+
+    async def has(self, voice: str) -> bool:
+        return voice == "flute"
+
+    async def speak(self, text: str, voice: str) -> AsyncIterator[Sound]:
+        for _ in range(2):
+            yield Sound(text, np.zeros(24_000, np.float32), 24_000)
+
+    async def close(self) -> None: ...
+
+
+async def test_a_voice_of_ones_own_is_one_class(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KDTALKER_VOICE", "tests.test_endpoints:Flute")
+    services = Services(Settings())
+    try:
+        assert services.voices.default == "flute"
+        voice = await services.voices.find("flute")
+        assert voice is not None
+        pieces = [await services.piece(sound) async for sound in voice.speak("Hello.", "flute")]
+        assert [piece.speech.frames for piece in pieces] == [25, 25]
+    finally:
+        await services.close()
+    monkeypatch.setenv("KDTALKER_VOICE", "tests.nothing:Flute")
+    with pytest.raises(ValueError, match="nothing"):
+        Settings()
