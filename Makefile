@@ -74,7 +74,7 @@ $(VENV)/adapters/.installed: pyproject.toml Makefile | $(BIN)/python
 	@echo "Installing LiveKit and Pipecat into $(VENV)/adapters ..."
 	@$(PYTHON) -m venv $(VENV)/adapters
 	@$(VENV)/adapters/bin/python -m pip install --quiet --disable-pip-version-check \
-	  --editable ".[adapters]" pytest pytest-asyncio pytest-timeout
+	  --editable ".[adapters]" pytest pytest-asyncio pytest-timeout pytest-xdist
 	@$(VENV)/adapters/bin/python -m pip install --quiet --disable-pip-version-check --no-deps $(MEDIAPIPE)
 	@touch $@
 

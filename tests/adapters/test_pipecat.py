@@ -1,11 +1,13 @@
-"""The Pipecat service in a real pipeline."""
+"""The Pipecat service in a real pipeline, and through Pipecat's own WebRTC to a peer."""
 
 from __future__ import annotations
 
 import asyncio
 
+import av
 import numpy as np
 import pytest
+from aiortc import MediaStreamTrack, RTCConfiguration, RTCPeerConnection, RTCSessionDescription
 
 pytest.importorskip("pipecat", reason="pipecat-ai is not installed in this environment (make adapters)")
 
@@ -17,9 +19,15 @@ from pipecat.frames.frames import (
     TTSStartedFrame,
     TTSStoppedFrame,
 )
+from pipecat.pipeline.pipeline import Pipeline
+from pipecat.pipeline.worker import PipelineWorker
 from pipecat.tests.utils import SleepFrame, run_test
+from pipecat.transports.base_transport import TransportParams
+from pipecat.transports.smallwebrtc.connection import SmallWebRTCConnection
+from pipecat.transports.smallwebrtc.transport import SmallWebRTCTransport
+from pipecat.workers.runner import WorkerRunner
 
-from engines.types import FRAME_SIZE, PLAYBACK_RATE, PLAYBACK_SAMPLES
+from engines.types import FPS, FRAME_SIZE, PLAYBACK_RATE, PLAYBACK_SAMPLES
 from examples.pipecat_avatar import AvatarService
 from server.performance import Performance
 from tests.adapters.conftest import tone
@@ -79,3 +87,58 @@ async def test_an_interruption_silences_it(performance: Performance) -> None:
 async def test_it_leaves_nothing_behind(performance: Performance) -> None:
     await run_test(AvatarService(performance), frames_to_send=[], start_timeout=30)
     assert [task for task in asyncio.all_tasks() if "_show" in task.get_name()] == []
+
+
+async def test_a_peer_hears_and_sees_it_through_pipecats_own_webrtc(performance: Performance) -> None:
+    peer = RTCPeerConnection(RTCConfiguration(iceServers=[]))
+    peer.addTransceiver("audio", direction="sendrecv")
+    peer.addTransceiver("video", direction="sendrecv")
+    pictures: set[bytes] = set()
+    sizes: set[tuple[int, int]] = set()
+    loud, moving = asyncio.Event(), asyncio.Event()
+    watching: list[asyncio.Task[None]] = []
+
+    async def watch(track: MediaStreamTrack) -> None:
+        while True:
+            frame = await track.recv()
+            if isinstance(frame, av.VideoFrame):
+                sizes.add((frame.width, frame.height))
+                pictures.add(frame.to_ndarray(format="gray").tobytes())
+                if len(pictures) > 20:
+                    moving.set()
+            elif np.abs(frame.to_ndarray()).max() > 5000:
+                loud.set()
+
+    peer.on("track", lambda track: watching.append(asyncio.create_task(watch(track))))
+    connection = SmallWebRTCConnection()
+    transport = SmallWebRTCTransport(
+        connection,
+        TransportParams(
+            audio_out_enabled=True,
+            audio_out_sample_rate=PLAYBACK_RATE,
+            video_out_enabled=True,
+            video_out_width=FRAME_SIZE,
+            video_out_height=FRAME_SIZE,
+            video_out_framerate=FPS,
+        ),
+    )
+    pipeline = Pipeline([transport.input(), AvatarService(performance), transport.output()])
+    worker = PipelineWorker(pipeline, enable_rtvi=False)
+    runner = WorkerRunner(handle_sigint=False)
+    await peer.setLocalDescription(await peer.createOffer())
+    await connection.initialize(peer.localDescription.sdp, "offer")
+    await runner.add_workers(worker)
+    running = asyncio.create_task(runner.run())
+    await peer.setRemoteDescription(RTCSessionDescription(connection.get_answer()["sdp"], "answer"))
+    async with asyncio.timeout(40):
+        await moving.wait()
+        assert not loud.is_set(), "it has not spoken yet"
+        await worker.queue_frames(speech(2.0))
+        await loud.wait()
+    assert (FRAME_SIZE, FRAME_SIZE) in sizes
+    await worker.cancel()
+    await running
+    for task in watching:
+        task.cancel()
+    await asyncio.gather(*watching, return_exceptions=True)
+    await peer.close()
