@@ -30,7 +30,7 @@ class Publisher:
     def __init__(
         self, performance: Performance, make: Callable[[], Outlet], patience: float, told: Callable[[str], None]
     ) -> None:
-        self.left_out = 0  # pictures that this machine was too busy for
+        self.left_out = 0  # pictures, on all connections
         self._performance, self._make, self._patience, self._told = performance, make, patience, told
         self._outlet: Outlet | None = None
 
@@ -94,5 +94,6 @@ class Publisher:
     async def _close(self) -> None:
         if self._outlet is not None:
             outlet, self._outlet = self._outlet, None
+            self.left_out += outlet.left_out
             with suppress(OutletError):
                 await outlet.close()

@@ -90,7 +90,7 @@ async def _present(options: argparse.Namespace, console: Console) -> int:
         raise OutletError(f"{where}: {error}.{said}") from error
     finally:
         await services.close()
-    left = f"; {publisher.left_out} pictures left out, this machine was busy" if publisher.left_out else ""
+    left = f"; {publisher.left_out} pictures left out: the machine or the line was busy" if publisher.left_out else ""
     console.print(f"{where}: {clock(programme.said)} spoken{left}", highlight=False)
     return 0
 

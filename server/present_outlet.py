@@ -20,6 +20,11 @@ class Outlet(Protocol):
         """Why nothing goes out any more; None while it does."""
         ...
 
+    @property
+    def left_out(self) -> int:
+        """Pictures that were put and that the machine or the line had no time for."""
+        ...
+
     async def open(self) -> None:
         """Connect; raises OutletError."""
         ...

@@ -41,6 +41,7 @@ class RtmpOutlet:
 
     def __init__(self, url: str, size: tuple[int, int], bitrate: int) -> None:
         self.failure: str | None = None
+        self.left_out = 0  # each is sent, or the connection has failed
         self._url, self._size, self._bitrate = url, size, bitrate
         self._items: deque[tuple[int, IntArray, ByteArray | None]] = deque()
         self._changed = threading.Condition()
