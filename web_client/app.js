@@ -83,7 +83,10 @@ session.addEventListener("state", () => {
     conversation.end();
   }
   if (!live) modes.forget();
-  if (session.state === "connecting") conversation.tell("");
+  if (session.state === "connecting") {
+    conversation.tell("");
+    presenter.forget();
+  }
   manner.attach(live ? session.address : null);
   channel.follow(live ? session.address : null);
   const call = calling() && session.address ? session : null;

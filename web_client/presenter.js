@@ -7,7 +7,8 @@ const elsewhere = (element) => element.closest?.("input, textarea, select, dialo
 export class Presenter {
   #parts;
   #speech;
-  #lines = []; // {text, state, id, said}; `state` is "" or one of STATES
+  #lines = []; // {text, state, id}; `state` is "" or one of STATES
+  #early = new Map(); // states by number, told before the answer that gives a line its number
   #next = 0;
   #editing = true;
   #live = false;
@@ -38,6 +39,12 @@ export class Presenter {
     this.#show();
   }
 
+  /** A new call counts from one again. */
+  forget() {
+    for (const line of this.#lines) line.id = null;
+    this.#early.clear();
+  }
+
   #edit(editing) {
     this.#editing = editing;
     if (!editing) {
@@ -56,19 +63,21 @@ export class Presenter {
     const line = this.#lines[this.#next];
     if (!line) return;
     this.#next += 1;
-    Object.assign(line, { state: "queued", id: null, said: "" });
+    Object.assign(line, { state: "queued", id: null });
     this.#show();
     line.id = await this.#speech.say(line.text);
     if (line.id === null) {
       line.state = "";
       this.#next = this.#lines.indexOf(line);
     }
+    line.state = this.#early.get(line.id) ?? line.state;
     this.#show();
   }
 
   #mark(id, state) {
     const line = this.#lines.find((each) => each.id === id);
     if (line) line.state = state;
+    else this.#early.set(id, state);
     this.#show();
   }
 
@@ -77,7 +86,8 @@ export class Presenter {
   }
 
   #spoken({ id, said, interrupted }) {
-    this.#parts.now.textContent = interrupted && said ? `Interrupted after: ${said}` : "";
+    // Lines that only waited are interrupted too, after the one that was heard.
+    if (said || !interrupted) this.#parts.now.textContent = interrupted ? `Interrupted after: ${said}` : "";
     this.#mark(id, interrupted ? "interrupted" : "spoken");
   }
 
