@@ -16,6 +16,7 @@ import pytest
 
 from tests.browser import ALLOW, RATE, Visit, launch, visit, write_wave
 from tests.conftest import LiveServer, start_server, stop_server
+from tests.page_line import PageLine
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Playwright
@@ -371,19 +372,19 @@ def test_a_lost_connection_is_made_anew(chromium: Browser, small: LiveServer) ->
 
 
 def test_a_network_lost_for_five_seconds_costs_no_call(chromium: Browser, small: LiveServer) -> None:
-    with visit(chromium, small.url) as visitor:
+    with visit(chromium, small.url) as visitor, PageLine(visitor.page).opened() as line:
         page = visitor.open()
         visitor.call()
-        network = page.context.new_cdp_session(page)
-        network.send("Network.enable")
-        usual = {"offline": False, "latency": 0, "downloadThroughput": -1, "uploadThroughput": -1}
-        network.send("Network.emulateNetworkConditions", usual | {"offline": True, "packetLoss": 100})
+        shown = page.evaluate(SHOWN)
+        visitor.until(f"{SHOWN} >= {shown + 10}")
+        line.lost()
         visitor.state("reconnecting")
         page.wait_for_timeout(5000)
-        network.send("Network.emulateNetworkConditions", usual)
+        assert page.get_attribute("body", "data-state") == "reconnecting"
+        line.restored()
         page.wait_for_selector("video.shown", timeout=60_000)
         shown = page.evaluate(SHOWN)
-        visitor.until(lambda: page.evaluate(SHOWN) >= shown + 10)
+        visitor.until(f"{SHOWN} >= {shown + 10}")
         assert page.evaluate("window.peers.length") > 1
         (session,) = visitor.sessions
         assert not ended(session), "it is the same call"
