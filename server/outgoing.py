@@ -13,6 +13,7 @@ from server.spoken import Utterance
 
 FADE = 0.02  # seconds in which speech ends that is taken back
 SPARE = 0.02  # seconds that are left for encoding and sending
+LONGEST = 3  # ticks: later than that pictures would be far ahead of their sound, also where a long hop has time for it
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +32,7 @@ class Outgoing:
     """Holds each tick back for as long as its encoding can wait. `ahead`: seconds from a tick's cut to its due."""
 
     def __init__(self, ahead: float) -> None:
-        self._hold = max(0, int((ahead - SPARE) / TICK_SECONDS))
+        self._hold = min(LONGEST, max(0, int((ahead - SPARE) / TICK_SECONDS)))
         self._line: deque[Leaving] = deque()
 
     def put(self, leaving: Leaving) -> Leaving | None:

@@ -224,6 +224,8 @@ class Session:
             self._listeners.discard(listener)
 
     def tell(self, kind: str, **members: Any) -> None:
+        if kind == "trouble" or members.get("interrupted"):
+            self.metrics.process.events.labels("trouble" if kind == "trouble" else "interrupted").inc()
         for listener in self._listeners:
             listener(kind, members)
 

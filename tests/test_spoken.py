@@ -55,6 +55,13 @@ class Ear:
         return np.concatenate(self.heard)
 
 
+def test_sound_waits_for_three_ticks_at_most_however_long_the_hop() -> None:
+    silence = Leaving(0, np.zeros(PLAYBACK_SAMPLES, np.int16), None, None)
+    for ahead, ticks in ((0.01, 0), (0.116, 2), (0.156, 3), (0.7, 3)):
+        line = Outgoing(ahead)
+        assert [line.put(silence) for _ in range(5)].count(None) == ticks
+
+
 def test_every_sample_is_spoken_once_and_in_order() -> None:
     ear = Ear()
     ear.run(2)
