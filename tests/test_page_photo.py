@@ -62,6 +62,7 @@ def test_the_camera_takes_a_photo_and_takes_it_again(visitor: Visit) -> None:
     page.get_by_role("checkbox", name="agreed to be shown").check()
     page.get_by_role("button", name="Retake").click()
     page.get_by_role("button", name="Take the photo").click()
+    page.get_by_role("heading", name="Use this photo?").wait_for()
     assert not page.is_checked("#consent input"), "another photo is another question"
     assert page.evaluate("document.getElementById('finder').srcObject") is None, "the camera is off"
     assert sent == []

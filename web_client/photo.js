@@ -123,8 +123,8 @@ export class Booth {
     if (phase === "review") {
       URL.revokeObjectURL(this.#at("shot").src);
       this.#at("shot").src = URL.createObjectURL(this.#photo);
-      this.#consent.checked = false; // another photo may be of somebody else
     }
+    if (["camera", "review"].includes(phase)) this.#consent.checked = false; // another photo may be of somebody else
     const note = this.#at("shoot-note");
     note.textContent = why || HINTS[phase];
     note.classList.toggle("refused", Boolean(why));
