@@ -19,10 +19,11 @@ _trim = _found()
 
 
 def give_back() -> None:
-    """Collect garbage, then return free pages of all heaps (glibc). Takes milliseconds: call it when nobody calls.
+    """Collect garbage, then return free pages of all heaps (glibc): some milliseconds, in which nothing else runs.
 
-    A connection's parts refer to each other, so that nothing frees them before the collector comes by. Encoders and
-    decoders of a call allocate on threads of their own, each of which has a heap that glibc keeps.
+    A connection's parts refer to each other, so that nothing frees them before the collector comes by, and meanwhile
+    others' memory settles between them. Encoders and decoders of a call allocate on threads of their own, each of
+    which has a heap that glibc keeps.
     """
     gc.collect()
     if _trim is not None:

@@ -20,7 +20,7 @@ from server.session import Room, Session, State
 from server.settings import Settings
 
 logger = logging.getLogger(__name__)
-PAUSE = 0.5  # seconds after the last call in which its own tasks and threads let go of what they hold
+PAUSE = 0.5  # seconds after a call in which its own tasks and threads let go of what they hold
 
 
 class FullHouseError(Exception):
@@ -45,7 +45,7 @@ class Reception:
         self._governor = Governor(metrics, cores())
         self._draining = False
         self._changed = asyncio.Event()
-        self._emptied = asyncio.Event()
+        self._left = asyncio.Event()  # a call has ended
         metrics.capacity.set(settings.max_sessions)
 
     async def __aenter__(self) -> Reception:
@@ -149,13 +149,12 @@ class Reception:
             shown, missed = metrics.shown, metrics.missed
 
     async def _tidy(self) -> None:
-        """Whenever the last call has ended, give back what calls left."""
+        """Give back what calls left, a moment after they ended."""
         while True:
-            await self._emptied.wait()
-            self._emptied.clear()
+            await self._left.wait()
             await asyncio.sleep(PAUSE)
-            if not self._sessions:
-                memory.give_back()
+            self._left.clear()
+            memory.give_back()
 
     async def _live(self, session: Session, offer: str, answer: asyncio.Future[str]) -> None:
         """A call's whole life; whatever goes wrong in it stays in it."""
@@ -176,5 +175,4 @@ class Reception:
             self._changed.set()
             self._metrics.sessions.set(len(self._sessions))
             self._metrics.ended.labels(session.reason or "unknown").inc()
-            if not self._sessions:
-                self._emptied.set()
+            self._left.set()

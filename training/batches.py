@@ -2,8 +2,7 @@
 
 All changes happen on mel columns, so that they cost almost nothing: speed (columns and motion are
 interpolated together), gain, tilt, formants (bands are shifted), telephone bands, noise, other voices,
-stretches of silence. Breaths, music and knocks are none of the denoiser's business: what
-``engines.voice`` takes for no speech reaches it as silence.
+stretches of silence that breaths, music or knocks may fill.
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 from engines.audio import BANDS, SILENCE, MelWindow
 from engines.face_mesh import FaceModel
 from engines.types import FPS, SPEECH_RATE, FloatArray
+from training import sounds
 from training.corpus import LARGEST, Item, mirror_matrix, mouth_numbers
 
 WINDOW = MelWindow(columns=20, reach=1280)
@@ -23,7 +23,8 @@ COLUMNS_PER_FRAME = SPEECH_RATE / FPS / 200  # 3.2
 LENGTHS = (10, 27)  # frames
 MIX = {"grid_s1": 0.20, "lrcar": 0.55, "clips": 0.25}
 DECIBEL = 0.08  # mel units
-SILENCED = 0.18  # share of windows with a stretch in which nobody speaks
+SILENCED = 0.24  # share of windows with a stretch in which nobody speaks
+FILLED = 0.6  # share of those in which something else sounds
 EASE = 3  # frames to close the mouth where silence is put in
 
 
@@ -73,6 +74,7 @@ class Batches:
         self._mirror, self._mirror_offset = mirror_matrix(face, mirror)
         self._mouth = mouth_numbers(face)
         self._rest = face.rest()
+        self._other_sounds = sounds.amplitude_bank(seed)
         self._chance = self._sampling(items, MIX if mix is None else mix)
 
     @staticmethod
@@ -143,7 +145,11 @@ class Batches:
         sound = amplitude(columns) * 10 ** (gain[:, None] / 20)
         level = np.sqrt((sound**2).mean((1, 2))) + 1e-3
         for row in np.flatnonzero(rng.random(batch) < SILENCED):
-            self._silence(sound[row], motion[row])
+            first, last = self._silence(sound[row], motion[row])
+            if rng.random() < FILLED:
+                sound[row, first:last] += level[row] * self._something_else(last - first)
+        for row in np.flatnonzero(rng.random(batch) < 0.1):
+            sound[row] += 0.25 * level[row] * self._something_else(count)
         noisy = rng.random(batch) < 0.8
         ratio = 10 ** (-rng.uniform(3, 45, batch) / 20) * noisy
         colour = 10 ** (rng.normal(0, 6, (batch, 1)) * (bands / 40 - 1) / 20)
@@ -154,8 +160,16 @@ class Batches:
         babble = others[:, None, None] * np.roll(sound, 1, 0)
         return from_amplitude(np.sqrt(sound**2 + noise**2 + babble**2))
 
-    def _silence(self, sound: FloatArray, motion: FloatArray) -> None:
-        """Silences a stretch of one window in place and closes the mouth there."""
+    def _something_else(self, columns: int) -> FloatArray:
+        """Amplitudes (columns, 80) of a sound that is no speech, from as loud as speech to 35 dB below."""
+        choice = self._other_sounds[int(self._rng.integers(len(self._other_sounds)))]
+        first = int(self._rng.integers(len(choice)))
+        index = (first + np.arange(columns)) % len(choice)
+        loudness = 10 ** (-self._rng.uniform(0, 35) / 20)
+        return np.asarray(loudness * choice[index], np.float32)
+
+    def _silence(self, sound: FloatArray, motion: FloatArray) -> tuple[int, int]:
+        """Silences a stretch of one window in place, closes the mouth there; returns its first and last column."""
         frames = len(motion)
         begin = int(self._rng.integers(-frames // 2, frames - 2))
         end = begin + int(self._rng.integers(5, 2 * frames))
@@ -167,6 +181,7 @@ class Batches:
         open_share = np.clip(np.maximum((begin + EASE - time) / EASE, (time - end + EASE) / EASE), 0, 1)
         share = open_share[:, None].astype(np.float32)
         motion[:, self._mouth] = share * motion[:, self._mouth] + (1 - share) * self._rest[self._mouth]
+        return min(first, last), last
 
     def _canonical(self, items: list[Item]) -> FloatArray:
         """Canonical tokens, blurred and half of them another person's, so that they cannot be learned by heart."""

@@ -43,7 +43,7 @@ class Recipe(Plan):
     mix: dict[str, float] = field(default_factory=lambda: {"grid_s1": 0.20, "lrcar": 0.55, "clips": 0.25})
     frames: int = 860  # in a batch
     deaf: float = 0.12  # share of windows without sound, for guidance
-    lips: tuple[float, float, float] = (1.0, 1.25, 1.0)  # opening, width, jaw
+    lips: tuple[float, float, float] = (1.0, 1.5, 1.0)  # opening, width, jaw
     velocity: float = 0.5
     half: bool = True  # bfloat16 products
     guidance: tuple[float, float] = (2.1, 1.0)  # (mouth, rest), for choosing checkpoints
