@@ -79,7 +79,7 @@ $(VENV)/adapters/.installed: pyproject.toml Makefile | $(BIN)/python
 	@touch $@
 
 test: $(VENV)/.tests $(VENV)/.whip debian-packages lint
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n 2 --dist loadgroup
 	@if [ -z "$$CI" ]; then echo "The tests of LiveKit and Pipecat were left out: make test-adapters"; \
 	elif $(MAKE) --no-print-directory adapters; then $(MAKE) --no-print-directory test-adapters; \
 	else echo "LiveKit or Pipecat cannot be installed here: their tests were left out"; fi

@@ -26,13 +26,13 @@ async def save(url: str, speech: str, path: str) -> int:
             video = file.add_stream("libx264", rate=25, width=SIDE, height=SIDE, pix_fmt="yuv420p")
             video.options = {"preset": "veryfast"}
             video.codec_context.time_base = Fraction(1, 90_000)
-            offset = await call.picture_offset()
 
             async def hear() -> None:
                 async for sound in call.audio:
                     file.mux(audio.encode(sound))
 
             hearing = asyncio.create_task(hear())
+            offset = await call.picture_offset()  # takes a second or two, and the sound goes on
             async for picture in call.video:
                 shown = picture.reformat(SIDE, SIDE, "yuv420p")
                 shown.time_base, shown.pts = Fraction(1, 90_000), round(90_000 * (picture.time + offset))

@@ -188,7 +188,7 @@ def test_events_of_other_servers_are_told_too() -> None:
 
 def test_examples_are_whole() -> None:
     shown = {path.stem for path in (REPOSITORY / "examples").glob("*.py")}
-    tests = " ".join(path.read_text() for path in Path(__file__).parent.glob("test_*.py"))
+    tests = " ".join(path.read_text() for path in Path(__file__).parent.rglob("test_*.py"))
     assert {name for name in shown if not re.search(rf"\b{name}\b", tests)} == set(), "an example that nothing runs"
 
 
