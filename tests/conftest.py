@@ -25,8 +25,8 @@ from tests.browser import ALLOW, RATE, Visit, launch, playwright, visit, write_f
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Playwright
 
-# Whoever names one of these calls a server, or publishes to one.
-CALLS = {"LiveServer", "Peer", "Publisher", "Visit", "server", "browser", "WhipOutlet", "start_server"}
+# Whoever names one of these keeps time: calls a server, or has a connection of its own.
+CALLS = {"LiveServer", "Peer", "Publisher", "Visit", "server", "browser", "RTCPeerConnection", "start_server"}
 REPOSITORY = Path(__file__).resolve().parent.parent
 PORTRAIT = REPOSITORY / "engines" / "avatars" / "astronaut.jpg"
 SENTENCE = "Good morning. We are happy to be here, and we will now open and close our mouths all the time."
