@@ -9,7 +9,9 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import socket
+import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from aioice import Candidate, Connection
@@ -37,6 +39,8 @@ from av.packet import Packet
 
 from server.ice import Network, PortRange, facing
 
+# Once for all tracks: what two readings of the clocks differ by on a full machine would be skew.
+MONOTONIC_TO_NTP = time.time() - time.monotonic() + 2_208_988_800  # seconds; NTP counts from 1900
 RESTART = 1000  # packets: a sequence number this far behind is a new stream, not a late packet
 
 
@@ -276,23 +280,41 @@ def hear_feedback(
     _replace(sender, "_handle_rtcp_packet", hear_reports)
 
 
-def report_when_due(sender: RTCRtpSender, late: Callable[[], float]) -> None:
-    """Let sender reports pair RTP time with the moment it was due, both clocks at one instant (RFC 3550, 6.4.1).
+def report_when_due(sender: RTCRtpSender, due: Callable[[], float]) -> None:
+    """Let sender reports pair RTP time with the moment it was due, by one clock for all tracks (RFC 3550, 6.4.1).
 
-    aiortc pairs it with the moment the newest packet happened to be sent; `late`: seconds by which that one was.
-    Receivers align sound and pictures by these pairs, and one late picture would move all of them.
+    aiortc pairs it with the moment the newest packet happened to be sent, a little or, on a full machine, much later.
+    Receivers align sound and pictures by these pairs, and one late picture would move all of them. `due`: when the
+    packet was due that the track handed over last, in monotonic seconds.
     """
-    send = _attribute(sender, "_send_rtcp")
+    fetch, send = _attribute(sender, "_next_encoded_frame"), _attribute(sender, "_send_rtcp")
     _attribute(sender, "_RTCRtpSender__lsr")
+    stamp: Callable[[], int] = partial(_attribute, sender, "_RTCRtpSender__rtp_timestamp")
+    stamp()
+    sent: tuple[int, float] | None = None  # RTP timestamp of the frame whose packets have all left, and its due
+    newest: float | None = None
+
+    async def fetched(codec: RTCRtpCodecParameters) -> Any:
+        nonlocal sent, newest
+        if newest is not None:
+            sent = stamp(), newest
+        frame = await fetch(codec)
+        if frame is not None:
+            newest = due()
+        return frame
 
     async def corrected(packets: list[AnyRtcpPacket]) -> None:
         for packet in packets:
-            if isinstance(packet, RtcpSrPacket) and packet.sender_info.ntp_timestamp:
-                packet.sender_info.ntp_timestamp -= round(late() * 2**32)
+            if isinstance(packet, RtcpSrPacket) and packet.sender_info.ntp_timestamp and newest is not None:
+                moment = newest
+                if sent is not None and sent[0] == packet.sender_info.rtp_timestamp:  # the newest is on its way
+                    moment = sent[1]
+                packet.sender_info.ntp_timestamp = round((MONOTONIC_TO_NTP + moment) * 2**32)
                 lsr = packet.sender_info.ntp_timestamp >> 16 & 0xFFFFFFFF
                 setattr(sender, "_RTCRtpSender__lsr", lsr)  # noqa: B010  # receivers name the report they answer by it
         await send(packets)
 
+    _replace(sender, "_next_encoded_frame", fetched)
     _replace(sender, "_send_rtcp", corrected)
 
 

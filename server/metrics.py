@@ -137,8 +137,7 @@ class CallMetrics:
     def released(self, kind: str, late: float, latency: float | None = None) -> None:
         """A packet was handed over `late` seconds after its due; `latency` since its sound arrived.
 
-        The skew of the pair is what the sender reports of both tracks then disagree by; positive: the
-        sound is ahead of the picture.
+        The skew is that of the packets as they leave; positive: the sound is ahead of the picture.
         """
         now = time.monotonic()
         self._released[kind] += 1

@@ -55,8 +55,8 @@ class WhipOutlet:
         showing = peer.addTransceiver(self._picture, direction="sendonly")
         door.prefer(speaking, "opus")
         door.prefer(showing, *self._settings.picture_codecs)
-        door.report_when_due(speaking.sender, lambda: self._voice.late)
-        door.report_when_due(showing.sender, lambda: self._picture.late)
+        door.report_when_due(speaking.sender, lambda: self._voice.due)
+        door.report_when_due(showing.sender, lambda: self._picture.due)
         await peer.setLocalDescription(await peer.createOffer())
         answer = await self._post(peer.localDescription.sdp)
         try:

@@ -131,9 +131,8 @@ class _ReleaseTrack(MediaStreamTrack):
 
     def __init__(self, metrics: Reports) -> None:
         super().__init__()
-        self.late = 0.0  # seconds after its moment that the newest packet was handed over
         self._metrics = metrics
-        self._left = float("-inf")  # moment of the packet that was handed over last
+        self.due = float("-inf")  # moment of the packet that was handed over last, monotonic seconds
         self._outgoing: deque[tuple[float, Packet[Any], float | None]] = deque()
         self._changed = asyncio.Event()
 
@@ -155,9 +154,8 @@ class _ReleaseTrack(MediaStreamTrack):
             await asyncio.sleep(max(0.0, self._outgoing[0][0] - time.monotonic()))
             now = time.monotonic()
             if self._outgoing and self._outgoing[0][0] <= now:  # what is waited for may have been given up
-                self._left, packet, arrival = self._outgoing.popleft()
-                self.late = now - self._left
-                self._metrics.released(self.kind, self.late, None if arrival is None else now - arrival)
+                self.due, packet, arrival = self._outgoing.popleft()
+                self._metrics.released(self.kind, now - self.due, None if arrival is None else now - arrival)
                 return packet
         raise MediaStreamError
 
@@ -210,7 +208,7 @@ class AvatarVideoTrack(_ReleaseTrack):
         """Leave out what is due from then on; False where something of it has left already."""
         while self._outgoing and self._outgoing[-1][0] >= due:
             self._outgoing.pop()
-        return self._left < due
+        return self.due < due
 
     @property
     def next_due(self) -> float | None:

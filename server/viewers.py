@@ -73,7 +73,7 @@ class Viewer:
         for kind in kinds:
             track = self._voice if kind == "audio" else self._picture
             transceiver = self.line.peer.addTransceiver(track, direction="sendonly")
-            door.report_when_due(transceiver.sender, partial(getattr, track, "late"))
+            door.report_when_due(transceiver.sender, partial(getattr, track, "due"))
             if kind == "audio":
                 door.prefer(transceiver, "opus")
             else:
