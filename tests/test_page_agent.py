@@ -1,10 +1,12 @@
-"""A conversation on the page: a voice asks and interrupts, and a stand-in for the OpenAI API answers."""
+"""A conversation on the page from its first silence to its last trouble, with a stand-in for the OpenAI API."""
 
 from __future__ import annotations
 
 import asyncio
+import base64
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,14 +14,33 @@ import httpx
 import numpy as np
 import pytest
 
-from tests.browser import ALLOW, RATE, launch, visit, write_wave
+from engines.media import load_speech
+from tests.browser import RATE, Visit, visit
 from tests.conftest import LiveServer, start_server, stop_server
 from tests.openai_stub import OpenAIStub, openai_stub
+from tests.page_line import PageLine
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Playwright
+    from playwright.sync_api import Browser
 
-ANSWER = "Once upon a time there was a king. " + "He had a castle on a hill, and in the castle lived a cat. " * 8
+LONGEST = 3  # seconds of a turn
+STORY = "Once upon a time there was a king. " + "He had a castle on a hill, and in the castle lived a cat. " * 8
+# A microphone that picks up what it is given, when it is given it.
+MICROPHONE = """
+const room = new AudioContext({ sampleRate: 48000 });
+const microphone = room.createMediaStreamDestination();
+navigator.mediaDevices.getUserMedia = async () => microphone.stream.clone();
+window.pickUp = ([sound, loop]) => {
+  const pcm = new Int16Array(Uint8Array.from(atob(sound), (letter) => letter.charCodeAt(0)).buffer);
+  const source = room.createBufferSource();
+  source.buffer = room.createBuffer(1, pcm.length, 48000);
+  source.buffer.copyToChannel(Float32Array.from(pcm, (value) => value / 32768), 0);
+  source.loop = loop;
+  source.connect(microphone);
+  source.start();
+  window.speaker = source;
+};
+"""
 # Whose turn it was, one after another, and what the subtitles said.
 NOTE = """() => {
   [window.turns, window.said] = [[], new Set()];
@@ -33,9 +54,16 @@ NOTE = """() => {
 }"""
 
 
+@dataclass(frozen=True)
+class Assistant:
+    """A running stand-in, on an event loop of its own; `leave` ends it."""
+
+    stub: OpenAIStub
+    leave: Callable[[], None]
+
+
 @pytest.fixture
-def stub() -> Iterator[OpenAIStub]:
-    """A running one, on an event loop of its own."""
+def assistant() -> Iterator[Assistant]:
     begun, over, stubs = threading.Event(), asyncio.Event(), []
     loop = asyncio.new_event_loop()
 
@@ -48,45 +76,140 @@ def stub() -> Iterator[OpenAIStub]:
     thread = threading.Thread(target=lambda: loop.run_until_complete(run()))
     thread.start()
     assert begun.wait(30)
-    yield stubs[0]
-    loop.call_soon_threadsafe(over.set)
-    thread.join(30)
+
+    def leave() -> None:
+        if thread.is_alive():
+            loop.call_soon_threadsafe(over.set)
+            thread.join(30)
+
+    yield Assistant(stubs[0], leave)
+    leave()
     loop.close()
 
 
 @pytest.fixture
-def asking(driver: Playwright, speak: Callable[[str], np.ndarray], tmp_path: Path) -> Iterator[Browser]:
-    """A browser whose microphone asks every few seconds."""
-    sound = np.concatenate([speak("Please tell me a long story."), np.zeros(4 * RATE, np.int16)])
-    microphone = write_wave(tmp_path / "asking.wav", sound)
-    browser = launch(driver, ALLOW, f"--use-file-for-fake-audio-capture={microphone}")
-    yield browser
-    browser.close()
-
-
-@pytest.fixture
-def answering(stub: OpenAIStub, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
-    stub.heard, stub.answer = ["Tell me a story."], [ANSWER]
-    live = start_server(tmp_path_factory.mktemp("answering"), llm_url=stub.url, stt_url=stub.url, endpoint_timeout=3)
+def answering(assistant: Assistant, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
+    url = assistant.stub.url
+    folder = tmp_path_factory.mktemp("answering")
+    live = start_server(folder, llm_url=url, stt_url=url, endpoint_timeout=3, turn_longest=LONGEST)
     yield live
     stop_server(live)
 
 
-def test_a_voice_asks_and_interrupts_and_trouble_is_told(
-    asking: Browser, answering: LiveServer, stub: OpenAIStub
+@pytest.fixture(scope="module")
+def person(request: pytest.FixtureRequest) -> np.ndarray:
+    """A second of somebody who speaks without a pause, i16 (samples,) at 48 kHz."""
+    recorded = Path(__file__).parents[2] / "shared/data/speech/en_male_address.flac"
+    if recorded.exists():
+        sound = load_speech(recorded).playback
+    else:
+        print("no recorded voice is beside this checkout: espeak-ng speaks")
+        sound = request.getfixturevalue("speak")("Will you please tell me another story about all of this?")
+    loud = np.flatnonzero(np.abs(sound.astype(int)) > 2000)[0]
+    return np.asarray(sound[loud : loud + RATE], np.int16)
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """What a test does in one, and what it reads of it."""
+
+    visitor: Visit
+    stub: OpenAIStub
+    voice: str  # base64
+
+    def say(self, endless: bool = False) -> None:
+        self.visitor.page.evaluate("window.pickUp", [self.voice, endless])
+
+    @property
+    def turns(self) -> str:
+        return " ".join(self.visitor.page.evaluate("window.turns"))
+
+    @property
+    def said(self) -> list[str]:
+        said: list[str] = self.visitor.page.evaluate("[...window.said]")
+        return said
+
+    @property
+    def asked(self) -> list[float]:
+        """Seconds of each turn that was to be recognised."""
+        return [what for kind, what in self.stub.asked if kind == "stt"]
+
+    def turn(self, *states: str) -> None:
+        """Wait until the latest turns were these, and begin to note them anew."""
+        self.visitor.until(lambda: self.turns.endswith(" ".join(states)), 60)
+        self.visitor.page.evaluate("() => { window.turns.length = 0; }")
+
+
+def test_a_conversation_from_its_first_silence_to_its_last_trouble(
+    chromium: Browser, answering: LiveServer, assistant: Assistant, person: np.ndarray
 ) -> None:
-    with visit(asking, answering.url) as visitor:
+    stub = assistant.stub
+    stub.heard, stub.answer = ["Tell me a story."], [STORY]
+    with visit(chromium, answering.url) as visitor, PageLine(visitor.page).opened() as line:
+        visitor.page.add_init_script(MICROPHONE)
         page = visitor.open()
         page.evaluate(NOTE)
         page.get_by_role("radio", name="The assistant").check(force=True)
         visitor.call()
         assert not page.evaluate("document.getElementById('video').muted"), "the assistant is to be heard"
-        story = "listening thinking speaking listening thinking speaking listening"
-        visitor.until(lambda: story in " ".join(page.evaluate("window.turns")), 120)
-        said = page.evaluate("[...window.said]")
-        assert "You: Tell me a story." in said
-        assert "Once upon a time there was a king." in said
+        talk = Conversation(visitor, stub, base64.b64encode(person.astype("<i2").tobytes()).decode())
+
+        # A silent user is left alone.
+        page.wait_for_timeout(3000)
+        assert not stub.asked
+        assert not set(talk.turns.split()) - {"idle"}
+
+        # A question, and two barge-ins; the model learns what was heard of its answers alone.
+        talk.say()
+        talk.turn("listening", "thinking", "speaking")
+        for heard in ("Another one.", "That is enough, thank you."):
+            page.wait_for_timeout(2500)
+            stub.heard = [heard]
+            if heard.endswith("thank you."):
+                stub.answer = ["You are welcome."]
+            talk.say()
+            talk.turn("listening", "thinking", "speaking")
+        talk.turn("idle")
+        assert {"You: Tell me a story.", "Once upon a time there was a king.", "You: Another one."} <= set(talk.said)
+        assert "You are welcome." in talk.said
+        assert len(talk.asked) == 3
+        prompt = stub.prompts()[-1]
+        assert [message["role"] for message in prompt] == ["system", *["user", "assistant"] * 2, "user"]
+        for message in prompt[2::2]:
+            assert STORY.startswith(message["content"])
+            assert 0 < len(message["content"]) < len(STORY) - 10
+
+        # A user who never stops is answered all the same.
+        talk.say(endless=True)
+        talk.turn("listening", "thinking", "speaking")
+        assert talk.asked[3] == pytest.approx(LONGEST, abs=0.8)
+        page.evaluate("window.speaker.stop()")
+        talk.turn("idle")
+
+        # A network that is lost for five seconds costs neither the call nor what was talked about.
+        line.lost()
+        visitor.state("reconnecting")
+        page.wait_for_timeout(5000)
+        line.restored()
+        page.wait_for_selector("video.shown", timeout=60_000)
+        visitor.state("live")
+        before = len(stub.prompts()[-1])
+        page.evaluate("() => { window.turns.length = 0; }")
+        talk.say()
+        talk.turn("listening", "thinking", "speaking")
+        talk.turn("idle")
+        assert len(stub.prompts()[-1]) > before
+        assert stub.prompts()[-1][:6] == prompt
+        visitor.complaints[:] = [said for said in visitor.complaints if "ERR_INTERNET_DISCONNECTED" not in said]
+
+        # Endpoints that are wrong or gone are told of; the call stays.
         stub.fault = "error"
-        page.wait_for_selector("#trouble:not(:empty)", timeout=60_000)
+        for words in ("no such model", "cannot be reached"):
+            page.evaluate("document.getElementById('trouble').textContent = ''")
+            talk.say()
+            visitor.until(lambda words=words: words in page.inner_text("#trouble"), 60)  # type: ignore[misc]
+            talk.turn("idle")
+            assistant.leave()
         assert page.get_attribute("body", "data-state") == "live"
-        assert httpx.get(f"{visitor.sessions[0]}/stats").json()["state"] == "live"
+        (session,) = visitor.sessions
+        assert httpx.get(f"{session}/stats").json()["state"] == "live"
