@@ -181,13 +181,14 @@ async def _limited(response: httpx.Response, address: Address) -> bytes:
 
 
 def _detail(said: str) -> str:
-    """What an endpoint says about a refusal, on one line."""
+    """What an endpoint says about a refusal, as a sentence on one line."""
     try:
         error = json.loads(said)["error"]
         said = error["message"] if isinstance(error, dict) else str(error)
     except (ValueError, LookupError, TypeError):
         pass
-    return " ".join(said.split())[:QUOTED] or "nothing more."
+    line = " ".join(said.split())[:QUOTED] or "nothing more"
+    return line if line.endswith((".", "!", "?")) else f"{line}."
 
 
 def _wav(pcm: FloatArray) -> bytes:

@@ -26,14 +26,20 @@ class TooMuchError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A sentence, a whole file or some pushed sound. `words`: see `server.voices.Sound`; none, none known."""
+    """A sentence, a whole file or some pushed sound. `words`: see `server.voices.Sound`; none, none known.
+
+    `mute`: no voice could speak it; it has no sound and is never said.
+    """
 
     text: str
     speech: Speech
     words: tuple[tuple[float, int], ...] = ()
+    mute: bool = False
 
     def split(self, ticks: int) -> tuple[str, str]:
         """Its text as far as it is said after so many ticks, and the rest; a word that is being said is not."""
+        if self.mute:
+            return "", self.text
         if ticks >= self.speech.frames:
             return self.text, ""
         begun = [place for second, place in self.words if second < ticks * TICK_SECONDS]
@@ -64,6 +70,7 @@ class Utterance:
     stopped: bool = False
     text: bool = True  # whether it has words
     said: list[str] = field(default_factory=list)
+    unsaid: list[str] = field(default_factory=list)  # of the pieces that have left
 
     @property
     def ticks(self) -> int:
@@ -91,7 +98,7 @@ class Utterance:
 
     def split(self) -> tuple[str, str]:
         """What is said of it, and what is not."""
-        said, unsaid = list(self.said), []
+        said, unsaid = list(self.said), list(self.unsaid)
         place = self.left - self.first
         for piece in self.pieces:
             known, rest = piece.split(max(0, place))
@@ -99,6 +106,11 @@ class Utterance:
             unsaid.append(rest)
             place -= piece.speech.frames
         return " ".join(filter(None, said)), " ".join(filter(None, [*unsaid, *self.pending]))
+
+
+def mute(text: str) -> Piece:
+    """A sentence that no voice could speak."""
+    return Piece(text, Speech(np.zeros(0, np.float32), np.zeros(0, np.int16)), mute=True)
 
 
 class Spoken:
@@ -184,7 +196,8 @@ class Spoken:
         while utterance.pieces and utterance.left >= utterance.first + utterance.pieces[0].speech.frames:
             piece = utterance.pieces.popleft()
             utterance.first += piece.speech.frames
-            utterance.said.append(piece.text)
+            for texts, text in zip((utterance.said, utterance.unsaid), piece.split(piece.speech.frames), strict=True):
+                texts.append(text)
 
     def settle(self) -> None:
         """Let go of what is spoken to its end."""

@@ -9,7 +9,7 @@ from contextlib import suppress
 
 from server.modes import ConversationError
 from server.services import Services
-from server.spoken import Piece, Spoken, Utterance
+from server.spoken import Piece, Spoken, Utterance, mute
 from server.voices import Voice, VoiceError
 
 AHEAD = 20.0  # seconds of sound that are made before they are needed
@@ -63,7 +63,7 @@ class Voicing:
 
     async def _give_voice(self, utterance: Utterance) -> None:
         """Make the sound of an utterance's next sentence; where its voice fails, by the spare one."""
-        text, voices, pieces = utterance.pending[0], self._services.voices, []
+        text, voices = utterance.pending[0], self._services.voices
         try:
             pieces = await self._pieces(text, utterance.voice)
         except VoiceError as error:
@@ -72,6 +72,7 @@ class Voicing:
                 self._tell("trouble", detail=f"{error} Another voice speaks meanwhile.")
                 return
             self._tell("trouble", detail=str(error))
+            pieces = [mute(text)]
         if not utterance.stopped:
             utterance.pending.popleft()
             utterance.pieces.extend(pieces)

@@ -192,6 +192,37 @@ async def stub() -> AsyncIterator[OpenAIStub]:
         yield stub
 
 
+async def test_a_voice_from_elsewhere_speaks_and_where_it_fails_another_one_does(
+    stub: OpenAIStub, tmp_path: Path
+) -> None:
+    own = start_server(tmp_path, tts_url=stub.url, tts_voice="anna")
+    try:
+        async with Peer(own.url, query="?mode=speak") as peer, channel(peer) as (control, event):
+            assert event["voice"] == "anna"
+            await peer.pictures(3, within=30)
+            begun = len(peer.heard())
+            await control.socket.send('{"type": "speak", "text": "Hello."}')
+            assert (await until(control, "spoken"))[-1]["said"] == "Hello."
+            assert ("tts", "anna") in [(path, asked["voice"]) for path, asked in stub.asked]
+            await asyncio.sleep(0.5)
+            heard = peer.heard()[begun:].astype(float)
+            loud = np.flatnonzero(np.abs(heard) > 4000)
+            tone = heard[loud[0] : loud[-1]]
+            assert len(tone) == pytest.approx(RATE, abs=0.1 * RATE)
+            assert np.argmax(np.abs(np.fft.rfft(tone))) * RATE / len(tone) == pytest.approx(500, abs=5)
+
+            stub.fault = "error"
+            await control.socket.send('{"type": "speak", "text": "Are you there? I am."}')
+            events = await until(control, "spoken")
+            assert [each["detail"] for each in only(events, "trouble")] == [
+                "The voice answered 404: no such model. Another voice speaks meanwhile."
+            ]
+            assert events[-1]["said"] == "Are you there? I am."
+            assert not events[-1]["unsaid"]
+    finally:
+        stop_server(own)
+
+
 STORY = ["Once there was a king. ", "He had seven sons and seven daughters, and a very old horse. ", "The end."]
 
 

@@ -12,7 +12,7 @@ from engines.types import PLAYBACK_SAMPLES, SPEECH_SAMPLES, TICK_SECONDS
 from server.outgoing import Leaving, Outgoing
 from server.pushed import PushedSpeech
 from server.sentences import LONGEST, Sentences, sentences
-from server.spoken import Piece, Spoken, TooMuchError, Utterance
+from server.spoken import Piece, Spoken, TooMuchError, Utterance, mute
 
 
 def ramp(ticks: float) -> Speech:
@@ -105,6 +105,26 @@ def test_what_is_stopped_ends_softly_and_is_reported_to_the_word() -> None:
     assert (second["said"], second["unsaid"]) == ("", "Not begun.")
     assert [event["text"] for event in ear.events("subtitle")] == ["First one.", "Then more words."]
     assert ear.spoken.stats() is None
+
+
+def test_a_sentence_that_no_voice_speaks_is_not_said() -> None:
+    ear = Ear()
+    utterance = text(ear, ("First one.", 3, ()), ("Last one.", 2, ()))
+    utterance.pieces.insert(1, mute("\u2603."))
+    ear.run(12)
+    (told,) = ear.events("spoken")
+    assert (told["said"], told["unsaid"], told["interrupted"]) == ("First one. Last one.", "\u2603.", False)
+    assert [event["text"] for event in ear.events("subtitle")] == ["First one.", "Last one."]
+    text(ear).pieces.append(mute("\u2603."))
+    ear.run(1)
+    assert ear.events("spoken")[-1] == {
+        "type": "spoken",
+        "id": 2,
+        "said": "",
+        "unsaid": "\u2603.",
+        "interrupted": False,
+    }
+    assert not list(ear.spoken)
 
 
 def test_what_is_taken_back_is_said_from_there() -> None:
