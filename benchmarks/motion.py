@@ -17,9 +17,9 @@ from engines.profile import EMBEDDED, WindowPlan
 from engines.runtime.base import Array, Engine, TensorSpec, example_inputs
 from engines.sampler import Sampler
 from engines.types import FPS, FloatArray
-from training.bench import as_in_calls
+from training.bench import as_in_calls, understood
 from training.corpus import Item, items_of, measuring_matrix
-from training.generate import Encode, silent_feature, stream, understood
+from training.generate import Encode, silent_feature, stream
 from training.metrics import FIGURES, border_ratio, score_rows, sizes
 from training.shapes import shapes_of
 from training.tracks import data_folder, read_clips

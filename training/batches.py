@@ -2,8 +2,7 @@
 
 All changes happen on mel columns, so that they cost almost nothing: speed (columns and motion are
 interpolated together), gain, tilt, formants (bands are shifted), telephone bands, noise, other voices,
-stretches of silence that breaths, music or knocks may fill. Where the voice network would hear nobody, the
-denoiser is given silence, as in calls (`engines.voice`).
+stretches of silence that breaths, music or knocks may fill.
 """
 
 from __future__ import annotations
@@ -13,10 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from engines.audio import BANDS, SILENCE, MelWindow, mel_windows
+from engines.audio import BANDS, SILENCE, MelWindow
 from engines.face_mesh import FaceModel
 from engines.types import FPS, SPEECH_RATE, FloatArray
-from engines.voice import voice_model
 from training import sounds
 from training.corpus import LARGEST, Item, mirror_matrix, mouth_numbers
 
@@ -25,26 +23,22 @@ COLUMNS_PER_FRAME = SPEECH_RATE / FPS / 200  # 3.2
 LENGTHS = (10, 27)  # frames
 MIX = {"grid_s1": 0.20, "lrcar": 0.55, "clips": 0.25}
 DECIBEL = 0.08  # mel units
-SILENCED = 0.2  # share of windows with a stretch in which nobody speaks
-FILLED = 0.5  # share of those in which something else sounds
+SILENCED = 0.24  # share of windows with a stretch in which nobody speaks
+FILLED = 0.6  # share of those in which something else sounds
 EASE = 3  # frames to close the mouth where silence is put in
-NOTICED = (3, 9)  # frames after which the voice network hears nobody any more, the second excluded
-FOOLED = 0.1  # share of such stretches that it takes for speech
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
     """B windows of N frames.
 
-    `mel` f32 (B, 80, K) and `starts` i64 (B, N): first of the 20 columns of each frame; `spoken` f32 (B, N): 1 where
-    the voice network hears somebody, 0 where the denoiser is given silence; `motion` f32 (B, N, 70); `reference`
-    f32 (B, 70), the frame before the window; `canonical` f32 (B, 70); `pose_weight` f32 (B,): how much the clip says
-    about head motion.
+    `mel` f32 (B, 80, K) and `starts` i64 (B, N): first of the 20 columns of each frame; `motion` f32
+    (B, N, 70); `reference` f32 (B, 70), the frame before the window; `canonical` f32 (B, 70);
+    `pose_weight` f32 (B,): how much the clip says about head motion.
     """
 
     mel: FloatArray
     starts: NDArray[np.int64]
-    spoken: FloatArray
     motion: FloatArray
     reference: FloatArray
     canonical: FloatArray
@@ -68,12 +62,6 @@ def _pose_weight(item: Item) -> float:
     return 0.3 if item.clip.dataset == "lrcar" else 1.0
 
 
-def _spoken(item: Item) -> FloatArray:
-    """What the voice network hears in a clip, f32 (T,)."""
-    model = voice_model()
-    return model.advance(mel_windows(item.mel.T, WINDOW, len(item.motion)), model.begin())[0]
-
-
 class Batches:
     """Endless supply of augmented batches, each a pure function of the seed, the step and the part of the step."""
 
@@ -81,7 +69,6 @@ class Batches:
         self, items: list[Item], face: FaceModel, mirror: np.ndarray, seed: int, mix: dict[str, float] | None = None
     ) -> None:
         self._items = items
-        self._spoken = [_spoken(item) for item in items]
         self._seed = seed
         self._rng = np.random.default_rng(seed)  # begun anew with every batch
         self._mirror, self._mirror_offset = mirror_matrix(face, mirror)
@@ -104,23 +91,23 @@ class Batches:
         self._rng = np.random.default_rng([self._seed, step, part])
         length = int(self._rng.integers(LENGTHS[0], LENGTHS[1] + 1))
         picks = self._rng.choice(len(self._items), max(1, frames // length), p=self._chance)
-        windows = [self._window(pick, length) for pick in picks]
-        columns, starts, spoken, motion = (np.stack(part) for part in zip(*windows, strict=True))
-        columns = self._change_sound(columns, spoken, motion)
+        windows = [self._window(self._items[pick], length) for pick in picks]
+        columns = np.stack([window[0] for window in windows])
+        starts = np.stack([window[1] for window in windows])
+        motion = np.stack([window[2] for window in windows])
+        columns = self._change_sound(columns, motion)
         items = [self._items[pick] for pick in picks]
         return Batch(
             mel=np.ascontiguousarray(np.swapaxes(columns, 1, 2)),
             starts=starts,
-            spoken=spoken[:, 1:],
             motion=motion[:, 1:],
             reference=motion[:, 0],
             canonical=self._canonical(items),
             pose_weight=np.array([_pose_weight(item) for item in items], np.float32),
         )
 
-    def _window(self, pick: int, length: int) -> tuple[FloatArray, NDArray[np.int64], FloatArray, FloatArray]:
-        """Mel columns (K, 80), where each frame's begin (N,), whether it is spoken (1 + N,), motion (1 + N, 70)."""
-        item = self._items[pick]
+    def _window(self, item: Item, length: int) -> tuple[FloatArray, NDArray[np.int64], FloatArray]:
+        """Mel columns (K, 80), where each frame's begin (N,), motion (1 + N, 70)."""
         rng, total = self._rng, len(item.motion)
         speed = float(np.clip((total - 2) / (length + 1), 0.5, rng.uniform(0.87, 1.15)))
         first = rng.uniform(0, max(0.0, total - 1 - speed * length))
@@ -129,7 +116,6 @@ class Batches:
         low = np.minimum(times.astype(int), total - 2)
         part = (times - low)[:, None].astype(np.float32)
         motion = (1 - part) * item.motion[low] + part * item.motion[low + 1]
-        spoken = self._spoken[pick][np.rint(times).astype(int)]
         if rng.random() < 0.5:
             motion = motion @ self._mirror + self._mirror_offset
         starts = np.array([WINDOW.start(phase + frame) for frame in range(1, length + 1)])
@@ -141,12 +127,10 @@ class Batches:
         columns = (1 - part) * item.mel[low] + part * item.mel[low + 1]
         longest = int(np.ceil(COLUMNS_PER_FRAME * (length - 1))) + 1 + WINDOW.columns
         columns = np.pad(columns, ((0, longest - len(columns)), (0, 0)), "edge")
-        return columns, starts - starts[0], spoken, motion.astype(np.float32)
+        return columns, starts - starts[0], motion.astype(np.float32)
 
-    def _change_sound(self, columns: FloatArray, spoken: FloatArray, motion: FloatArray) -> FloatArray:
-        """Columns (B, K, 80) changed; where silence is put in, `motion` (B, 1 + N, 70) is eased to closed lips and
-        `spoken` (B, 1 + N) becomes 0 a little later.
-        """
+    def _change_sound(self, columns: FloatArray, motion: FloatArray) -> FloatArray:
+        """Columns (B, K, 80) changed; `motion` (B, 1 + N, 70) is eased to closed lips where silence is put in."""
         rng, (batch, count, _) = self._rng, columns.shape
         bands = np.arange(BANDS)
         shift = np.where(rng.random(batch) < 0.7, rng.normal(0, 2.0, batch), 0)  # formants, in bands
@@ -161,10 +145,10 @@ class Batches:
         sound = amplitude(columns) * 10 ** (gain[:, None] / 20)
         level = np.sqrt((sound**2).mean((1, 2))) + 1e-3
         for row in np.flatnonzero(rng.random(batch) < SILENCED):
-            first, last = self._silence(sound[row], spoken[row], motion[row])
+            first, last = self._silence(sound[row], motion[row])
             if rng.random() < FILLED:
                 sound[row, first:last] += level[row] * self._something_else(last - first)
-        for row in np.flatnonzero(rng.random(batch) < 0.05):
+        for row in np.flatnonzero(rng.random(batch) < 0.1):
             sound[row] += 0.25 * level[row] * self._something_else(count)
         noisy = rng.random(batch) < 0.8
         ratio = 10 ** (-rng.uniform(3, 45, batch) / 20) * noisy
@@ -184,7 +168,7 @@ class Batches:
         loudness = 10 ** (-self._rng.uniform(0, 35) / 20)
         return np.asarray(loudness * choice[index], np.float32)
 
-    def _silence(self, sound: FloatArray, spoken: FloatArray, motion: FloatArray) -> tuple[int, int]:
+    def _silence(self, sound: FloatArray, motion: FloatArray) -> tuple[int, int]:
         """Silences a stretch of one window in place, closes the mouth there; returns its first and last column."""
         frames = len(motion)
         begin = int(self._rng.integers(-frames // 2, frames - 2))
@@ -197,9 +181,6 @@ class Batches:
         open_share = np.clip(np.maximum((begin + EASE - time) / EASE, (time - end + EASE) / EASE), 0, 1)
         share = open_share[:, None].astype(np.float32)
         motion[:, self._mouth] = share * motion[:, self._mouth] + (1 - share) * self._rest[self._mouth]
-        noticed, heard_again = begin + int(self._rng.integers(*NOTICED)), end - int(self._rng.integers(3))
-        if self._rng.random() >= FOOLED:
-            spoken[(time >= noticed) & (time < heard_again)] = 0
         return min(first, last), last
 
     def _canonical(self, items: list[Item]) -> FloatArray:

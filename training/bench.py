@@ -21,7 +21,7 @@ from engines.types import SPEECH_SAMPLES, FloatArray
 from engines.understanding import Understanding
 from engines.voice import voice_model
 from training.corpus import Item, measuring_matrix
-from training.generate import Encode, TorchWindow, silent_feature, stream, torch_encoder, understood
+from training.generate import Encode, TorchWindow, silent_feature, stream, torch_encoder
 from training.train import load_model
 
 
@@ -61,6 +61,15 @@ class Bench:
         silence = silent_feature(self.encode)
         features, spoken, lips = understood(windows, self.encode, self.understanding)
         return stream(self.sampler, self.face, features, canonical, silence, seed, spoken, lips)
+
+
+def understood(
+    windows: Sequence[FloatArray], encode: Encode, understanding: Understanding
+) -> tuple[list[FloatArray], list[FloatArray], list[FloatArray]]:
+    """Mel windows (T, 80, K) of clips -> what `Understood` holds of each: features (T, A), spoken (T,), lips (T,)."""
+    silence, start = silent_feature(encode), understanding.begin()
+    heard = [understanding.advance(clip, encode(clip), silence, start)[0] for clip in windows]
+    return [one.features for one in heard], [one.spoken for one in heard], [one.lips for one in heard]
 
 
 def _other(windows: list[FloatArray], index: int) -> FloatArray:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 
-from engines.audio import BANDS, SILENCE
+from engines.audio import BANDS, SILENCE, mel_windows
 from engines.face_mesh import FaceModel
 from engines.networks.audio_features import AudioFeatures
 from engines.networks.ddim import Ddim
@@ -17,8 +17,8 @@ from engines.profile import WindowPlan
 from engines.runtime.base import TensorSpec
 from engines.sampler import Sampler
 from engines.types import MOTION_WIDTH, FloatArray
-from engines.understanding import Understanding
 from training.batches import WINDOW
+from training.corpus import Item
 
 Encode = Callable[[FloatArray], FloatArray]
 
@@ -48,6 +48,11 @@ def torch_encoder(encoder: AudioFeatures) -> Encode:
             return np.asarray(encoder(torch.from_numpy(windows)).numpy())
 
     return encode
+
+
+def features_of(items: list[Item], encode: Encode) -> list[FloatArray]:
+    """Sound features f32 (T, A) of every clip."""
+    return [encode(mel_windows(item.mel.T, WINDOW, len(item.motion))) for item in items]
 
 
 def stream(
@@ -88,12 +93,3 @@ def stream(
 def silent_feature(encode: Encode) -> FloatArray:
     """Feature (A,) of digital silence."""
     return encode(np.full((1, BANDS, WINDOW.columns), SILENCE, np.float32))[0]
-
-
-def understood(
-    windows: Sequence[FloatArray], encode: Encode, understanding: Understanding
-) -> tuple[list[FloatArray], list[FloatArray], list[FloatArray]]:
-    """Mel windows (T, 80, K) of clips -> what `Understood` holds of each: features (T, A), spoken (T,), lips (T,)."""
-    silence, start = silent_feature(encode), understanding.begin()
-    heard = [understanding.advance(clip, encode(clip), silence, start)[0] for clip in windows]
-    return [one.features for one in heard], [one.spoken for one in heard], [one.lips for one in heard]

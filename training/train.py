@@ -14,18 +14,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from engines.audio import SILENCE, mel_windows
 from engines.face_mesh import FaceModel, face_model
 from engines.networks.audio_features import AudioFeatures
 from engines.networks.ddim import PREFIX, TRAINING_STEPS, Ddim, DdimConfig, signal_shares
 from engines.networks.denoiser import Denoiser, DenoiserConfig
 from engines.profile import EMBEDDED, Parts
 from engines.talkers import sampler_of
-from engines.understanding import Understanding
-from engines.voice import voice_model
-from training.batches import WINDOW, Batch, Batches
+from training.batches import Batch, Batches
 from training.corpus import Item, measuring_matrix, mouth_numbers
-from training.generate import TorchWindow, silent_feature, stream, torch_encoder, understood
+from training.generate import TorchWindow, features_of, silent_feature, stream, torch_encoder
 from training.loop import Plan, Run, learn, products, weights_of
 from training.metrics import lip_curves, lip_score
 from training.team import ALONE, Team
@@ -46,7 +43,7 @@ class Recipe(Plan):
     mix: dict[str, float] = field(default_factory=lambda: {"grid_s1": 0.20, "lrcar": 0.55, "clips": 0.25})
     frames: int = 860  # in a batch
     deaf: float = 0.12  # share of windows without sound, for guidance
-    lips: tuple[float, float, float] = (1.0, 1.25, 1.0)  # opening, width, jaw
+    lips: tuple[float, float, float] = (1.0, 1.5, 1.0)  # opening, width, jaw
     velocity: float = 0.5
     half: bool = True  # bfloat16 products
     guidance: tuple[float, float] = (2.1, 1.0)  # (mouth, rest), for choosing checkpoints
@@ -69,23 +66,13 @@ class MotionModel(nn.Module):
         self.denoiser = Denoiser(network)
 
     def forward(
-        self,
-        mel: Tensor,
-        starts: Tensor,
-        spoken: Tensor,
-        tokens: Tensor,
-        frames: Tensor,
-        time: Tensor,
-        heard: Tensor,
+        self, mel: Tensor, starts: Tensor, tokens: Tensor, frames: Tensor, time: Tensor, heard: Tensor
     ) -> Tensor:
         """Predicted v (B, N, 70).
 
-        `mel` (B, 80, K), `starts` and `spoken` (B, N), `tokens` (B, 2, 70), `frames` (B, N, 70), `time` (B, N),
-        `heard` (B,).
+        `mel` (B, 80, K), `starts` (B, N), `tokens` (B, 2, 70), `frames` (B, N, 70), `time` (B, N), `heard` (B,).
         """
-        silence = self.encoder(torch.full_like(mel[:1, :, : WINDOW.columns], SILENCE))
-        sound = silence + spoken[..., None] * (self.encoder.over(mel, starts) - silence)
-        sound = sound * heard[:, None, None]
+        sound = self.encoder.over(mel, starts) * heard[:, None, None]
         context = torch.cat([torch.zeros_like(sound[:, :PREFIX]), sound], 1)
         whole = torch.cat([torch.zeros_like(time[:, :PREFIX]), time], 1)
         predicted: Tensor = self.denoiser(torch.cat([tokens, frames], 1), context, whole)[:, PREFIX:]
@@ -142,9 +129,9 @@ class Objective:
         reference = torch.where(photo[:, None], self.rest, reference)
         tokens = torch.stack([self._put(batch.canonical), reference], 1)
         heard = (self._uniform(count) >= self.recipe.deaf).float()
-        sound = (self._put(array) for array in (batch.mel, batch.starts, batch.spoken))
+        mel, starts = self._put(batch.mel), self._put(batch.starts)
         with products(self.device, self.recipe.half):
-            predicted = model(*sound, tokens, noisy, times.float(), heard).float()
+            predicted = model(mel, starts, tokens, noisy, times.float(), heard).float()
         return self._errors(predicted, motion, noisy, noise, share, given, self._put(batch.pose_weight))
 
     def _errors(
@@ -218,10 +205,9 @@ class Chooser:
         for name, items in self.groups.items():
             if not items:
                 continue
-            windows = [mel_windows(item.mel.T, WINDOW, len(item.motion)) for item in items]
-            features, spoken, _ = understood(windows, encode, Understanding(voice_model()))
-            canonical = [item.canonical for item in items]
-            made = stream(sampler, self.face, features, canonical, silent_feature(encode), 1, spoken)
+            made = stream(
+                sampler, self.face, features_of(items, encode), [i.canonical for i in items], silent_feature(encode), 1
+            )
             curves = [lip_curves(motion, self.measures) for motion in made]
             truth = [lip_curves(item.motion, self.measures) for item in items]
             score = lip_score(curves, truth, pooled=name == "lrcar")
