@@ -336,7 +336,8 @@ class Session:
             await clock.until(clock.cut(tick))
             heard, arrival = self.sources.microphone.take(tick, clock.cut(tick))
             speech, leaving = self.conversation.exchange(heard, arrival)
-            self.metrics.traces.heard(tick, arrival if speech is heard else None)
+            made = clock.cut(tick) if speech.playback.any() else None  # sound of our own is there when it is cut
+            self.metrics.traces.heard(tick, arrival if speech is heard else made)
             if leaving is not None:
                 self._send(leaving, encoder, clock)
             if self._unheard.put(speech.pcm):

@@ -23,9 +23,9 @@ UNDER_WAY = 4 * FPS  # ticks that have not been sent yet; older ones never will 
 class Trace:
     """One picture's moments in monotonic seconds, in this order; nan until it comes.
 
-    arrival: the first sample of its tick came in. cut: the tick was whole. feature: the sound it listens ahead to was
-    encoded. sampled: its motion was there. rendered, encoded: so was the picture. released: its moment to leave.
-    sent: the last of its packets was handed to the network.
+    arrival: the first sample of its tick came in, or it was cut where it is made here. cut: the tick was whole.
+    feature: the sound it listens ahead to was encoded. sampled: its motion was there. rendered, encoded: so was the
+    picture. released: its moment to leave. sent: the last of its packets was handed to the network.
     """
 
     tick: int

@@ -55,6 +55,8 @@ async def test_texts_are_spoken_and_what_was_not_said_is_reported(server: LiveSe
                 "interrupted": False,
             }
             assert (await until(control, "turn"))[-1]["state"] == "idle"
+            stages = (await peer.stats())["stages_ms"]
+            assert stages["cut"]["p50"] < stages["total"]["p50"], "where the time of a text's pictures went is told too"
             loud = np.abs(peer.heard().astype(float)).reshape(-1, 960).max(axis=1) > 1000
             assert 0.5 * RATE / 960 < loud.sum() < 4 * RATE / 960
 
