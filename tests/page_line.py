@@ -45,7 +45,7 @@ class PageLine:
         relay = Relay(len(self._relays))
         self._relays.append(relay)
         offer = self._run(relay.offered(route.request.post_data or ""))
-        answer = route.fetch(post_data=offer)
+        answer = route.fetch(post_data=offer, max_retries=3)  # a server may hang up a connection that waits for reuse
         route.fulfill(response=answer, body=self._run(relay.answered(answer.text())))
 
     def _run(self, work: Coroutine[Any, Any, str]) -> str:
