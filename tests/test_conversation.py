@@ -231,7 +231,7 @@ STORY = ["Once there was a king. ", "He had seven sons and seven daughters, and 
 async def test_a_conversation_with_everything_in_it(stub: OpenAIStub, person: np.ndarray, tmp_path: Path) -> None:
     folder = tmp_path / "server"
     folder.mkdir()
-    own = start_server(folder, llm_url=stub.url, turn_longest=2, endpoint_timeout=2)
+    own = start_server(folder, llm_url=stub.url, turn_longest=2, endpoint_timeout=5)
     microphone = Microphone()
     tasks = own.metric("kdtalker_event_loop_tasks")
     try:

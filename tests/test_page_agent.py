@@ -91,7 +91,7 @@ def assistant() -> Iterator[Assistant]:
 def answering(assistant: Assistant, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
     url = assistant.stub.url
     folder = tmp_path_factory.mktemp("answering")
-    live = start_server(folder, llm_url=url, stt_url=url, endpoint_timeout=3, turn_longest=LONGEST)
+    live = start_server(folder, llm_url=url, stt_url=url, endpoint_timeout=20, turn_longest=LONGEST)
     yield live
     stop_server(live)
 
