@@ -7,12 +7,14 @@ import heapq
 import itertools
 import math
 import random
+import socket
 from collections import Counter
 from dataclasses import dataclass
 from types import TracebackType
 
 HELD = 0.030  # seconds that a datagram is held so that others overtake it
 QUEUE = 0.3  # seconds of traffic that wait for a throttled line; what comes then is dropped
+WAITING = 2_000_000  # bytes of datagrams that wait in a socket for a loop that is held up
 
 Address = tuple[str, int]
 
@@ -174,6 +176,8 @@ class Relay:
     async def _bind(self, side: _Socket, host: str) -> Address:
         loop = asyncio.get_running_loop()
         side.transport, _ = await loop.create_datagram_endpoint(lambda: side, local_addr=(host, 0))
+        # What a full machine keeps waiting must not be lost here: no counter would tell.
+        side.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, WAITING)
         address: Address = side.transport.get_extra_info("sockname")[:2]
         return address
 
