@@ -173,7 +173,8 @@ class Outcome:
         if self.during.sound < sound * (1 - fault.down.loss) * PACKETS * self.during.seconds - 0.3 * PACKETS:
             wrong.append(f"the sound meanwhile: {self.during}")
         # After a packet that was lost twice aiortc's receiver decodes nothing until 128 more have come.
-        if self.after.gaps or self.after.arrived < share * FPS * (self.after.seconds - 2):
+        recovered = self.after.arrived if fault.down.loss else self.after.pictures
+        if self.after.gaps or recovered < share * FPS * (self.after.seconds - 2):
             wrong.append(f"afterwards: {self.after}")
         return wrong
 

@@ -11,6 +11,7 @@ strong as the echo lately was.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Collection
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -71,7 +72,7 @@ class EchoCheck:
         if not voiced:
             return False
         energy = float(heard @ heard)
-        rest = min(_rest(heard, played, place + BEFORE, TAPS) for place in places)
+        rest = energy * (1 - explained(heard, played, places))
         if len(self._rests) == HEARD // TICK:
             rest = min(rest, sum(self._rests))
         self._strength = max(self._strength, energy - rest)
@@ -103,12 +104,16 @@ def likeness(heard: FloatArray, played: FloatArray) -> FloatArray:
     return np.abs(alike).astype(np.float32)
 
 
-def explained(heard: FloatArray, played: FloatArray) -> float:
-    """Share of the energy of `heard` f32 (n,) that some stretch of `played` f32 (m,), filtered, explains; 0 to 1."""
+def explained(heard: FloatArray, played: FloatArray, places: Collection[int] = ()) -> float:
+    """Share of the energy of `heard` f32 (n,) that some stretch of `played` f32 (m,), filtered, explains; 0 to 1.
+
+    `places`: where stretches begin that are tried; without any, where the likeness is greatest.
+    """
     energy = float(heard @ heard)
     if energy <= 0:
         return 0.0
-    return max(0.0, 1 - _rest(heard, played, int(np.argmax(likeness(heard, played))) + BEFORE, TAPS) / energy)
+    places = places or [int(np.argmax(likeness(heard, played)))]
+    return max(0.0, 1 - min(_rest(heard, played, place + BEFORE, TAPS) for place in places) / energy)
 
 
 def _tick_rest(tick: FloatArray, played: FloatArray, place: int) -> float:

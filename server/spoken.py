@@ -196,8 +196,9 @@ class Spoken:
         while utterance.pieces and utterance.left >= utterance.first + utterance.pieces[0].speech.frames:
             piece = utterance.pieces.popleft()
             utterance.first += piece.speech.frames
-            for texts, text in zip((utterance.said, utterance.unsaid), piece.split(piece.speech.frames), strict=True):
-                texts.append(text)
+            said, unsaid = piece.split(piece.speech.frames)
+            utterance.said.append(said)
+            utterance.unsaid.append(unsaid)
 
     def settle(self) -> None:
         """Let go of what is spoken to its end."""

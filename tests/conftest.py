@@ -50,10 +50,15 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         os.setpriority(os.PRIO_PROCESS, 0, 10)
 
 
+def data_folder() -> Path:
+    """KDTALKER_DATA, or `../shared/data` beside the repository, there or not."""
+    return Path(os.environ.get("KDTALKER_DATA") or REPOSITORY.parent / "shared" / "data")
+
+
 @pytest.fixture(scope="session")
 def data() -> Path:
-    """The data folder: KDTALKER_DATA, or `../shared/data` beside the repository."""
-    folder = Path(os.environ.get("KDTALKER_DATA") or REPOSITORY.parent / "shared" / "data")
+    """The data folder."""
+    folder = data_folder()
     if not folder.is_dir():
         pytest.skip(f"there is no data folder at {folder}; KDTALKER_DATA names another")
     return folder

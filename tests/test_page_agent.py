@@ -7,7 +7,6 @@ import base64
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import httpx
@@ -16,7 +15,7 @@ import pytest
 
 from engines.media import load_speech
 from tests.browser import RATE, Visit, visit
-from tests.conftest import LiveServer, start_server, stop_server
+from tests.conftest import LiveServer, data_folder, start_server, stop_server
 from tests.openai_stub import OpenAIStub, openai_stub
 from tests.page_line import PageLine
 
@@ -99,7 +98,7 @@ def answering(assistant: Assistant, tmp_path_factory: pytest.TempPathFactory) ->
 @pytest.fixture(scope="module")
 def person(request: pytest.FixtureRequest) -> np.ndarray:
     """A second of somebody who speaks without a pause, i16 (samples,) at 48 kHz."""
-    recorded = Path(__file__).parents[2] / "shared/data/speech/en_male_address.flac"
+    recorded = data_folder() / "speech" / "en_male_address.flac"
     if recorded.exists():
         sound = load_speech(recorded).playback
     else:
