@@ -22,7 +22,7 @@ from engines.warp.mouth_interior import Interior, interior_tables
 from engines.warp.stage import scene_tables
 from engines.warp.warp_field import Lattice, supersample
 
-VERSION = 7  # of the tables; identities cached by another version are enrolled anew
+VERSION = 8  # of the tables; identities cached by another version are enrolled anew
 STEP = 4  # pixels between the nodes of the whole picture
 PICTURE = Lattice(0, 0, FRAME_SIZE // STEP, FRAME_SIZE // STEP, STEP)
 
@@ -44,7 +44,7 @@ def enrol(face: FaceModel, profile: str, portrait: Portrait) -> Identity:
     rows = node_rows(mesh, face.mixing, pose, around, PICTURE, skin_mixing(face))
     rows[:, -KEYPOINTS:] += iris_rows(mesh, face, PICTURE.points())
     tables: dict[str, NDArray[Any]] = {
-        "photo": photo,
+        "photo": np.dstack([photo, np.full(photo.shape[:2], 255, np.uint8)]),
         "rows": np.ascontiguousarray(rows.T),
         "lip_rest": np.maximum(gaps_of(canonical), 0),
     }

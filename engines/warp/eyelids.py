@@ -105,7 +105,7 @@ def blinked(eyelids: Eyelids, expression: FloatArray, photo: ByteArray, scratch:
         height, width = states.shape[1:3]
         share = level - below
         patch = cv2.addWeighted(states[below], 1 - share, states[below + 1], share, 0)
-        scratch[top : top + height, left : left + width] = patch
+        scratch[top : top + height, left : left + width, :3] = patch
     return scratch
 
 

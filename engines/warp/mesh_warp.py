@@ -24,7 +24,7 @@ from engines.warp.head_field import coefficients
 from engines.warp.lips import LipModel
 from engines.warp.mouth import draw_mouth
 from engines.warp.stage import Stage, stage_of
-from engines.warp.warp_field import SUPERSAMPLING, identity_map, invert, pixel_map
+from engines.warp.warp_field import SUPERSAMPLING, identity_planes, invert, pixel_map, warp
 
 ITERATIONS = 6
 # How far a motion may be from the photo's before it is cut: scale as a ratio, angles in degrees, translation
@@ -39,8 +39,8 @@ class MeshWarp:
         self._face = face
         self._profile = profile
         self._lips = LipModel.of(face)
-        self._nodes = identity_map(PICTURE.columns, PICTURE.rows)
-        self._pixels = SUPERSAMPLING * identity_map(FRAME_SIZE, FRAME_SIZE)
+        self._nodes = identity_planes(PICTURE.columns, PICTURE.rows)
+        self._pixels = SUPERSAMPLING * identity_planes(FRAME_SIZE, FRAME_SIZE)
         self._scratch = threading.local()
 
     def warm(self, batches: Iterable[int]) -> None:
@@ -85,8 +85,8 @@ class MeshWarp:
 
     def _render_one(
         self, identity: Identity, frame: FloatArray, out: ByteArray, stage: Stage | None = None
-    ) -> ByteArray | None:
-        """Fill `out`; returns the stage's matte, warped as the photo is."""
+    ) -> ByteArray:
+        """Fill `out`; returns the person's share of each pixel, u8 (512, 512), warped as the photo is."""
         tables = identity.tables
         expression = self._lips.uncrossed(motion.expression(frame), rest_gaps(tables))
         frame[motion.EXPRESSION] = expression.reshape(-1)
@@ -94,22 +94,18 @@ class MeshWarp:
         still = tables["photo"] if stage is None else stage.photo
         photo = blinked(eyelids_of(tables), expression, still, self._photo_scratch())
 
-        forward = np.ascontiguousarray((flow.T @ tables["rows"]).T).reshape(PICTURE.rows, PICTURE.columns, 2)
-        forward /= STEP
+        forward = (flow.T / STEP @ tables["rows"]).reshape(2, PICTURE.rows, PICTURE.columns)
         backward = invert(forward, self._nodes, np.zeros(2, np.float32), ITERATIONS)
-        first, second = pixel_map(backward, self._pixels, STEP)
-        cv2.remap(photo, first, second, cv2.INTER_LINEAR, dst=out, borderMode=cv2.BORDER_REPLICATE)
+        warped = warp(photo, pixel_map(backward, self._pixels, STEP))
+        cv2.cvtColor(warped, cv2.COLOR_RGBA2RGB, dst=out)
         draw_mouth(mouth_of(tables), interior_of(tables), flow, frame, out)
-        if stage is None or stage.matte is None:
-            return None
-        matte = cv2.remap(stage.matte, first, second, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-        return np.asarray(matte, np.uint8)
+        return warped[..., 3]
 
     def _photo_scratch(self) -> ByteArray:
         """A buffer for a supersampled photo, one per thread."""
         if not hasattr(self._scratch, "photo"):
             side = SUPERSAMPLING * FRAME_SIZE
-            self._scratch.photo = np.empty((side, side, 3), np.uint8)
+            self._scratch.photo = np.empty((side, side, 4), np.uint8)
         buffer: ByteArray = self._scratch.photo
         return buffer
 

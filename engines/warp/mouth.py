@@ -19,7 +19,7 @@ from engines.warp.head_field import Surroundings, node_rows, skin_mixing, smooth
 from engines.warp.lip_line import LipLine
 from engines.warp.lips import INNER_LOWER, INNER_UPPER, LOWER_LIP, UPPER_LIP, bool_rows
 from engines.warp.mouth_interior import Interior, draw_interior
-from engines.warp.warp_field import SUPERSAMPLING, Lattice, identity_map, invert, pixel_map
+from engines.warp.warp_field import SUPERSAMPLING, Lattice, identity_map, identity_planes, invert, pixel_map, warp
 
 STEP = 2  # pixels between nodes
 ITERATIONS = 9
@@ -114,16 +114,14 @@ def draw_mouth(
     corner = np.array([lattice.left, lattice.top]) + PAD * STEP
     shift = np.round(tables.centre @ flow).astype(int)
     shift = np.clip(shift, -corner, FRAME_SIZE - np.array([width, height]) - corner)
-    inner = (PAD + shift / STEP).astype(np.float32)
-    nodes = identity_map(width // STEP, height // STEP) + inner
-    pixels = SUPERSAMPLING * (identity_map(width, height) + STEP * inner)
+    inner = (PAD + shift / STEP).astype(np.float32)[:, None, None]
+    nodes = identity_planes(width // STEP, height // STEP) + inner
+    pixels = SUPERSAMPLING * (identity_planes(width, height) + STEP * inner)
     start = np.asarray(-shift / STEP, np.float32)
     drawn = []
     for rows, layer in ((tables.upper_rows, tables.upper), (tables.lower_rows, tables.lower)):
-        forward = np.ascontiguousarray((flow.T / STEP @ rows).T, np.float32).reshape(lattice.rows, lattice.columns, 2)
-        backward = invert(forward, nodes, start, ITERATIONS)
-        first, second = pixel_map(backward, pixels, STEP)
-        warped = cv2.remap(layer, first, second, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        forward = np.asarray(flow.T / STEP @ rows, np.float32).reshape(2, lattice.rows, lattice.columns)
+        warped = warp(layer, pixel_map(invert(forward, nodes, start, ITERATIONS), pixels, STEP))
         drawn.append((cv2.cvtColor(warped, cv2.COLOR_RGBA2RGB), warped[..., 3] * np.float32(1 / 255)))
     (upper, above), (lower, below) = drawn
     left, top = (int(v) for v in corner + shift)

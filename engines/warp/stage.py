@@ -27,8 +27,8 @@ WIDENING = (0.008, 0.02, 0.06, 0.2)  # of the side: blurs that continue colours,
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """`photo` u8 (1024, 1024, 3), supersampled, is what is warped. `matte` u8 (1024, 1024), the person in it, and
-    `behind` u8 (512, 512, 3), or None where the background stays.
+    """`photo` u8 (1024, 1024, 4), supersampled, is what is warped: colours, and the person in it. `behind` u8
+    (512, 512, 3), or None where the background stays.
 
     `scene` u8 (H, W, 3): the photo around; `box`: left, top, right and bottom of the crop in it; `cut`: the same in the
     crop shrunk to `side` pixels; `share` f32: how much of the crop shows there. `scene` and `share` are None where the
@@ -36,7 +36,6 @@ class Stage:
     """
 
     photo: ByteArray
-    matte: ByteArray | None
     behind: ByteArray | None
     scene: ByteArray | None
     side: int
@@ -49,9 +48,9 @@ class Stage:
         """Width and height of the pictures."""
         return (FRAME_SIZE, FRAME_SIZE) if self.scene is None else (self.scene.shape[1], self.scene.shape[0])
 
-    def dressed(self, frame: ByteArray, matte: ByteArray | None) -> ByteArray:
+    def dressed(self, frame: ByteArray, matte: ByteArray) -> ByteArray:
         """A warped crop u8 (512, 512, 3) and its person u8 (512, 512) -> the picture."""
-        if matte is not None and self.behind is not None:
+        if self.behind is not None:
             frame = blend(frame, self.behind, matte * np.float32(1 / 255))
         if self.scene is None or self.share is None:
             return frame
@@ -80,7 +79,7 @@ def stage_of(tables: Mapping[str, NDArray[Any]], crop: ByteArray, view: str, bac
     """Everything that a view and a background need; some tens of milliseconds."""
     left, top, side = (int(value) for value in tables["scene.place"])
     photo, scene, person = tables["photo"], tables["scene.photo"], tables["scene.person"]
-    matte = behind = None
+    behind = None
     if background != ORIGINAL:
         thin = tables["scene.matte"]
         matte = np.asarray(cv2.resize(thin, photo.shape[1::-1], interpolation=cv2.INTER_CUBIC), np.uint8)
@@ -91,14 +90,14 @@ def stage_of(tables: Mapping[str, NDArray[Any]], crop: ByteArray, view: str, bac
         behind = square
         whole = person * np.float32(1 / 255)
         scene = blend(_continued(scene, whole), around, whole)
-        photo = _continued(photo, matte * np.float32(1 / 255))
+        photo = np.dstack([_continued(photo[..., :3], matte * np.float32(1 / 255)), matte])
     height, width = scene.shape[:2]
     box = max(left, 0), max(top, 0), min(left + side, width), min(top + side, height)
     cut = slice(box[1] - top, box[3] - top), slice(box[0] - left, box[2] - left)
     if view == CROP:
-        return Stage(photo, matte, behind, None, side, box, cut, None)
+        return Stage(photo, behind, None, side, box, cut, None)
     share = _feather(side, left > 0, top > 0, left + side < width, top + side < height)[cut]
-    return Stage(photo, matte, behind, scene, side, box, cut, np.ascontiguousarray(share))
+    return Stage(photo, behind, scene, side, box, cut, np.ascontiguousarray(share))
 
 
 def _colour(background: str) -> tuple[int, ...]:
