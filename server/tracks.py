@@ -73,8 +73,8 @@ class MicrophoneReader:
 def mono(frame: av.AudioFrame) -> FloatArray:
     """Interleaved s16, as aiortc's Opus decoder gives it -> f32 (samples,), channels averaged."""
     channels = len(frame.layout.channels)
-    interleaved = frame.to_ndarray().reshape(-1, channels)
-    mixed: FloatArray = interleaved.mean(axis=1, dtype=np.float32) * SCALE
+    interleaved = frame.to_ndarray().reshape(-1, channels).astype(np.float32)
+    mixed: FloatArray = interleaved @ np.full(channels, SCALE / channels, np.float32)
     return mixed
 
 
