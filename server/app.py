@@ -28,6 +28,7 @@ from server.guard import Guard
 from server.house import House
 from server.limits import Buckets
 from server.settings import Settings
+from server.shelf import Shelf
 
 CONTENT_POLICY = "; ".join(
     (
@@ -73,9 +74,9 @@ class SecurityHeaders:
         await self._app(scope, receive, send_with_headers)
 
 
-def create_app(settings: Settings) -> FastAPI:
-    """The application of one server; `app.state.house` holds what runs in it."""
-    house = House(settings)
+def create_app(settings: Settings, shelf: Shelf | None = None) -> FastAPI:
+    """The application of one server; `app.state.house` holds what runs in it. `shelf`: of photos, its own without."""
+    house = House(settings, shelf)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:

@@ -22,6 +22,7 @@ from server.reception import Reception
 from server.recordings import Recordings
 from server.services import Services
 from server.settings import Settings
+from server.shelf import OwnShelf, Shelf
 from server.sound_files import SoundReader
 
 logger = logging.getLogger(__name__)
@@ -35,10 +36,10 @@ class House:
     `failure` says why.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, shelf: Shelf | None = None) -> None:
         self.settings = settings
         self.metrics = Metrics()
-        self.avatars = Avatars(settings.max_avatars, settings.cache, settings.keep_photos)
+        self.avatars = Avatars(settings.cache, shelf or OwnShelf(settings.max_avatars, settings.keep_photos))
         self.recordings = Recordings(settings)
         self.sounds = SoundReader()
         self.services = Services(settings)

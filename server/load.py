@@ -60,18 +60,32 @@ class Governor:
         self._raised_at = float("-inf")
         self._patience = PATIENCE
         self._cost = FIRST_COST
+        self._measured = False
 
     @property
     def effort(self) -> Effort:
         return STEPS[self._step]
 
-    def room(self, calls: int) -> bool:
-        """Whether one more call would fit beside so many, by what a call was measured to cost."""
-        return self.effort.open and (calls + 1) * self._cost <= max(FULL * self._cores, self._cost)
+    @property
+    def cost(self) -> float | None:
+        """Cores that a call was measured to need; None before any was."""
+        return self._cost if self._measured else None
+
+    def expect(self, cost: float) -> None:
+        """Take it that a call needs so many cores, as another process on this machine measured, until one is measured
+        here.
+        """
+        if not self._measured:
+            self._cost = cost
+
+    def places(self, calls: int) -> int:
+        """How many more calls would fit beside so many, by what a call was measured to cost."""
+        return max(0, fitting(self._cores, self._cost) - calls) if self.effort.open else 0
 
     def look(self, now: float, seconds: float, calls: int, shown: int, missed: int, used: float) -> None:
         """The last `seconds`: `calls` that were up, pictures `shown` and `missed`, CPU seconds `used`."""
         if calls:
+            self._measured = True
             self._cost += SMOOTHING * (used / seconds / calls - self._cost)
         share = missed / max(1, shown + missed)
         expected = FPS * calls * seconds * (1 - 1 / self.effort.skip if self.effort.skip else 1)
@@ -98,6 +112,11 @@ class Governor:
         self._metrics.effort.set(self._step)
         self._metrics.events.labels(f"effort: {self.effort.name}").inc()
         logger.warning("%s: %s", "falling behind" if by > 0 else "room again", self.effort.name)
+
+
+def fitting(cores: float, cost: float) -> int:
+    """Calls that need `cost` cores each and fit on so many; one is always tried."""
+    return max(1, int(FULL * cores / cost + 1e-9))
 
 
 def cores() -> float:

@@ -18,6 +18,7 @@ from server.ice import PortsExhaustedError
 from server.line import OfferError
 from server.metrics import Metrics
 from server.reception import FullHouseError
+from server.shelf import EnrolmentBusyError
 
 
 class ProblemError(Exception):
@@ -66,6 +67,10 @@ def install(app: FastAPI, metrics: Metrics, retry_after: int) -> None:
     @app.exception_handler(FullHouseError)
     async def full(request: Request, error: FullHouseError) -> JSONResponse:
         return answer(not_now(error.reason, str(error), retry_after))
+
+    @app.exception_handler(EnrolmentBusyError)
+    async def photos(request: Request, error: EnrolmentBusyError) -> JSONResponse:
+        return answer(not_now("full", "Too many photos are waiting; try again soon.", retry_after))
 
     @app.exception_handler(PortsExhaustedError)
     async def ports(request: Request, error: PortsExhaustedError) -> JSONResponse:

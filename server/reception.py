@@ -6,7 +6,9 @@ import asyncio
 import logging
 import secrets
 import time
+from collections import deque
 from contextlib import suppress
+from dataclasses import dataclass
 from types import TracebackType
 
 from engines.types import Identity
@@ -20,6 +22,7 @@ from server.session import Room, Session, State
 from server.settings import Settings
 
 logger = logging.getLogger(__name__)
+REMEMBERED = 1000  # ended calls, so that who comes back to one learns that it was ended
 PAUSE = 0.5  # seconds after a call in which its own tasks and threads let go of what they hold
 
 
@@ -29,6 +32,16 @@ class FullHouseError(Exception):
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(detail)
         self.reason = reason
+
+
+@dataclass(frozen=True, slots=True)
+class Headroom:
+    """`calls` there are, `places` for more, rooms that publishers named, and cores a call needs where that is known."""
+
+    calls: int
+    places: int
+    rooms: tuple[str, ...]
+    cost: float | None
 
 
 class RoomTakenError(Exception):
@@ -41,6 +54,7 @@ class Reception:
     def __init__(self, batcher: Batcher, services: Services, settings: Settings, metrics: Metrics) -> None:
         self._batcher, self._services, self._settings, self._metrics = batcher, services, settings, metrics
         self._sessions: dict[str, Session] = {}
+        self._over: deque[str] = deque(maxlen=REMEMBERED)  # names of calls that ended
         self._group = asyncio.TaskGroup()
         self._governor = Governor(metrics, cores())
         self._draining = False
@@ -72,8 +86,21 @@ class Reception:
             raise FullHouseError("draining", "The server is about to stop and takes no new calls.")
         if len(self._sessions) >= self._settings.max_sessions:
             raise FullHouseError("full", "All places are taken; try again soon.")
-        if self._settings.load_shedding and not self._governor.room(len(self._sessions)):
+        if self._settings.load_shedding and not self._governor.places(len(self._sessions)):
             raise FullHouseError("busy", "The machine has no room for another call; try again soon.")
+
+    def headroom(self) -> Headroom:
+        """How many calls could come beside those that are there, none once it drains."""
+        calls = len(self._sessions)
+        places = max(0, self._settings.max_sessions - calls)
+        if self._settings.load_shedding:
+            places = min(places, self._governor.places(calls))
+        rooms = tuple(call.room.name for call in self._sessions.values() if call.publishing)
+        return Headroom(calls, 0 if self._draining else places, rooms, self._governor.cost)
+
+    def expect(self, cost: float) -> None:
+        """Take it that a call needs so many cores, until one is measured here."""
+        self._governor.expect(cost)
 
     def require_seat(self) -> None:
         """Raise FullHouseError where one more viewer cannot be taken."""
@@ -101,6 +128,10 @@ class Reception:
     def find(self, name: str) -> Session | None:
         return self._sessions.get(name)
 
+    def ended(self, name: str) -> bool:
+        """Whether there was a call of this name lately, and it is over."""
+        return name in self._over
+
     def call_in(self, room: str) -> Session | None:
         """The call that is watched there."""
         return next((session for session in self._sessions.values() if session.room.name == room), None)
@@ -115,7 +146,7 @@ class Reception:
         self.require_room()
         if room is not None and self.call_in(room.name) is not None:
             raise RoomTakenError
-        name = secrets.token_urlsafe(12)
+        name = self._settings.prefix + secrets.token_urlsafe(12)
         session = Session(
             name,
             avatar,
@@ -172,6 +203,7 @@ class Reception:
                 self._metrics.errors.labels("session").inc()
         finally:
             del self._sessions[session.id]
+            self._over.append(session.id)
             self._changed.set()
             self._metrics.sessions.set(len(self._sessions))
             self._metrics.ended.labels(session.reason or "unknown").inc()

@@ -66,7 +66,7 @@ class Recordings:
             raise NoRoomError("This server does not record.")
         if sum(shelved.recording.stats()["bytes"] for shelved in self._shelf.values()) >= limits.record_total:
             raise NoRoomError("The server keeps as many recordings as it may; delete one, or try again later.")
-        name = secrets.token_urlsafe(12)
+        name = limits.prefix + secrets.token_urlsafe(12)
         bounds = Bounds(limits.record_seconds, limits.record_bytes, limits.record_free)
 
         def over() -> None:

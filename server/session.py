@@ -91,7 +91,7 @@ class Session:
         self.token = secrets.token_urlsafe(16)  # who has it may replace the connection
         self.avatar = avatar
         self.publishing = room is not None
-        self.room = room or Room(secrets.token_urlsafe(12), "")
+        self.room = room or Room(settings.prefix + secrets.token_urlsafe(12), "")
         self.state = State.CONNECTING
         self.reason: str | None = None
         self.controls: Controls = settings.controls
@@ -101,11 +101,12 @@ class Session:
         self.recording: Recording | None = None  # the latest one
         self._listeners: set[Callable[[str, dict[str, Any]], None]] = set()
         self._settings, self._governor = settings, governor
+        self._seed = seed_of(name.removeprefix(settings.prefix))
         self._lease = batcher.lease(identity)
         self._delay = batcher.talker.profile.delay + settings.compute_allowance
         self._animation = Animation(
             name,
-            seed_of(name),
+            self._seed,
             self._lease,
             governor,
             self.metrics,
@@ -184,7 +185,7 @@ class Session:
         async with asyncio.TaskGroup() as group:
             workers: list[asyncio.Task[None]] = []
             try:
-                await self._lease.begin(seed_of(self.id), time.monotonic() + 1, self.controls)
+                await self._lease.begin(self._seed, time.monotonic() + 1, self.controls)
                 if await self._first_connection():
                     self._clock = clock = SessionClock(await self._origin(), self._delay)
                     self._the_connection.begin(clock)

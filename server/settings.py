@@ -90,6 +90,10 @@ class Settings(BaseSettings):
     max_sessions: int = Field(default_factory=lambda: 2 * (os.cpu_count() or 1), ge=1)
     max_viewers: int = Field(30, ge=0)
     """Viewers of all calls together: their packets leave through one event loop, which more cores do not widen."""
+    prefix: str = Field("", pattern="^[A-Za-z0-9-]*$")
+    """What the names of calls, viewers and recordings begin with; in a cluster it tells the worker that has them."""
+    photos: str | None = None
+    """Folder, or URL that fsspec knows, in which a cluster keeps sent photos; default: in memory only."""
     load_shedding: bool = True
     """Refuse newcomers by what calls are measured to cost, and give calls less when the machine falls behind."""
     retry_after: int = Field(10, ge=1)

@@ -46,15 +46,16 @@ def router(house: House) -> APIRouter:
         content = {
             "capacity": house.settings.max_sessions,
             "viewer_capacity": house.settings.max_viewers,
-            "calls": [summary(call, shipped) for call in calls],
+            "calls": [summary(call, house.settings.prefix, shipped) for call in calls],
         }
         return JSONResponse(content, headers=NO_STORE)
 
     return routes
 
 
-def summary(call: Session, shipped: set[str]) -> dict[str, Any]:
+def summary(call: Session, prefix: str, shipped: set[str]) -> dict[str, Any]:
     """The figures of a call, without the names that would open it or its photo to others."""
     stats = call.stats()
     del stats["id"], stats["controls"], stats["watch"]
-    return stats | {"label": call.id[:LABEL], "avatar": call.avatar if call.avatar in shipped else "own photo"}
+    label = call.id.removeprefix(prefix)[:LABEL]
+    return stats | {"label": label, "avatar": call.avatar if call.avatar in shipped else "own photo"}

@@ -17,12 +17,12 @@ from starlette.types import Message
 
 from server import ice
 from server.auth import Holder
-from server.avatars import Avatar, EnrolmentBusyError
 from server.house import House
 from server.modes import ConversationError, Mode
 from server.problems import ProblemError, not_now
 from server.reception import Reception
 from server.session import EndedError, Session
+from server.shelf import Avatar
 
 SDP = "application/sdp"
 NO_STORE = {"Cache-Control": "no-store"}
@@ -44,7 +44,7 @@ def router(house: House) -> APIRouter:
         require_type(request, SDP)
         require_mode(house, mode)
         reception = open_reception(house)
-        chosen = find_avatar(house, avatar or avatars.default, holder)
+        chosen = await find_avatar(house, avatar or avatars.default, holder)
         offer = (await body(request, settings.max_offer, settings.body_timeout)).decode("utf-8", "replace")
         session, answer = await reception.admit(offer, chosen.id, chosen.identity, mode=mode)
         headers = {"Location": f"/sessions/{session.id}", TOKEN: session.token, WATCH: f"/whep/{session.room.name}"}
@@ -59,7 +59,7 @@ def router(house: House) -> APIRouter:
         try:
             answer = await session.connect(offer)
         except EndedError:
-            raise ProblemError(404, GONE) from None
+            raise ProblemError(404, GONE, reason="ended") from None
         return Response(answer, 200, NO_STORE, media_type=SDP)
 
     @routes.delete("/sessions/{name}", status_code=204)
@@ -85,7 +85,7 @@ def router(house: House) -> APIRouter:
 
     @routes.get("/avatars/{name}/picture")
     async def avatar_picture(name: str, holder: Caller) -> Response:
-        found = find_avatar(house, name, holder)
+        found = await find_avatar(house, name, holder)
         # A photo that was sent leaves no copy on the way.
         headers = NO_STORE if found.owner is not None else {"Cache-Control": "private, max-age=3600"}
         return Response(found.picture, headers=headers, media_type="image/jpeg")
@@ -95,17 +95,14 @@ def router(house: House) -> APIRouter:
         require_type(request, "multipart/form-data")
         open_reception(house)
         photo = await sent_file(request, settings.max_photo, settings.body_timeout)
-        try:
-            with metrics.stage("enrol"):
-                avatar = await avatars.add(photo, holder.name)
-        except EnrolmentBusyError:
-            raise not_now("full", "Too many photos are waiting; try again soon.", settings.retry_after) from None
+        with metrics.stage("enrol"):
+            avatar = await avatars.add(photo, holder.name)
         content = described(avatar) | {"report": {name: round(value, 4) for name, value in avatar.report.items()}}
         return JSONResponse(content, 201, {"Location": f"/avatars/{avatar.id}", **NO_STORE})
 
     @routes.delete("/avatars/{name}", status_code=204)
     async def delete_avatar(name: str, holder: Caller) -> Response:
-        if not avatars.remove(name, holder.name):
+        if not await avatars.remove(name, holder.name):
             raise ProblemError(404, f"You sent no avatar '{name}'.")
         return Response(status_code=204)
 
@@ -138,8 +135,8 @@ def open_reception(house: House) -> Reception:
     return house.reception
 
 
-def find_avatar(house: House, name: str, holder: Holder) -> Avatar:
-    avatar = house.avatars.find(name, holder.name)
+async def find_avatar(house: House, name: str, holder: Holder) -> Avatar:
+    avatar = await house.avatars.find(name, holder.name)
     if avatar is None:
         raise ProblemError(404, f"There is no avatar '{name}'.")
     return avatar
@@ -148,8 +145,14 @@ def find_avatar(house: House, name: str, holder: Holder) -> Avatar:
 def find_session(house: House, name: str) -> Session:
     session = house.reception.find(name) if house.reception else None
     if session is None:
-        raise ProblemError(404, GONE)
+        raise gone(house, name)
     return session
+
+
+def gone(house: House, name: str) -> ProblemError:
+    """404; its `reason` is `ended` where the call is over, and none where this server never had it."""
+    ended = house.reception is not None and house.reception.ended(name)
+    return ProblemError(404, GONE, reason="ended") if ended else ProblemError(404, GONE)
 
 
 def require_mode(house: House, mode: Mode) -> None:

@@ -47,7 +47,7 @@ class Viewer:
         asked: Callable[[Viewer], None],
         drop: Callable[[str, int], None],
     ) -> None:
-        self.name = secrets.token_urlsafe(12)
+        self.name = settings.prefix + secrets.token_urlsafe(12)
         self.line = Line("viewer", settings, lambda: changed(self))
         self.current: Key | None = None  # the rendition that its pictures come from
         self.wanted: Key | None = None  # the one that they are to come from, from its next key frame on

@@ -50,7 +50,7 @@ def router(house: House) -> APIRouter:
     async def publish(request: Request, room: RoomName, holder: Caller, avatar: str | None = None) -> Response:
         _require_sdp(request)
         reception = open_reception(house)
-        chosen = find_avatar(house, avatar or house.avatars.default, holder)
+        chosen = await find_avatar(house, avatar or house.avatars.default, holder)
         offer = (await body(request, settings.max_offer, settings.body_timeout)).decode("utf-8", "replace")
         place = Room(room, holder.name)
         session = reception.call_in(room)

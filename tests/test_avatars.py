@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from engines.types import Identity
-from server.avatars import Avatar, EnrolmentBusyError, SentPhotos
+from server.shelf import Avatar, EnrolmentBusyError, SentPhotos
 
 NOBODY = Identity(
     "embedded", "", np.zeros((21, 3), np.float32), np.zeros(70, np.float32), np.zeros((2, 2, 3), np.uint8)

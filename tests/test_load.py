@@ -104,15 +104,15 @@ def test_a_step_up_that_was_too_soon_is_tried_later() -> None:
 
 def test_room_is_what_calls_are_measured_to_cost() -> None:
     day = Day(cores=2)
-    assert day.governor.room(0)
+    assert day.governor.places(0) == 3
     day.look(50, missed=0, used=0.5, calls=1)
-    assert day.governor.room(2)
-    assert not day.governor.room(3)
+    assert day.governor.places(2) == 1
+    assert day.governor.places(3) == 0
     day.look(50, missed=0, used=0.8, calls=1)
-    assert day.governor.room(1)
-    assert not day.governor.room(2)
+    assert day.governor.places(1) == 1
+    assert day.governor.places(2) == 0
     day.look(50, missed=0, used=2, calls=1)
-    assert day.governor.room(0), "one call is always tried"
+    assert day.governor.places(0) == 1, "one call is always tried"
 
 
 def test_a_machine_has_cores() -> None:

@@ -1,0 +1,209 @@
+"""The front of a cluster, before two servers: where new calls go, and that later words find them."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+
+import cv2
+import httpx
+import numpy as np
+import pytest
+import uvicorn
+from websockets.asyncio.client import connect
+from websockets.exceptions import InvalidStatus
+
+from benchmarks.peer import RATE, Peer, RefusedError
+from server.exposition import merged
+from server.ingress import create_ingress, owner_of
+from server.placement import Phase, WorkerState
+from server.settings import Settings
+from tests.conftest import PORTRAIT, LiveServer, free_port, start_server, stop_server
+
+SOUND = np.zeros(RATE, np.int16)
+
+
+@dataclass
+class Listed:
+    """The workers as they are written here."""
+
+    states: dict[str, WorkerState]
+    rooms: dict[str, str] = field(default_factory=dict)
+
+    async def workers(self) -> tuple[WorkerState, ...]:
+        return tuple(self.states.values())
+
+    async def claim(self, room: str, worker: str) -> str:
+        return self.rooms.setdefault(room, worker)
+
+
+@dataclass
+class Front:
+    url: str
+    listed: Listed
+    servers: dict[str, LiveServer]
+
+    def say(self, name: str, **changes: object) -> None:
+        """Let the directory say so of a worker, and the ingress hear of it."""
+        self.listed.states[name] = replace(self.listed.states[name], **changes)
+        time.sleep(0.7)
+
+    def open(self, name: str, places: int) -> None:
+        self.say(name, phase=Phase.OPEN, places=places, url=self.servers[name].url)
+
+
+@pytest.fixture(scope="module")
+def front(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Front]:
+    names = ("aaaa0001", "bbbb0002")
+    servers = {
+        name: start_server(
+            tmp_path_factory.mktemp(name), prefix=f"{name}-", max_sessions=2, video_size=256, record_seconds=60
+        )
+        for name in names
+    }
+    listed = Listed({name: WorkerState(name, "node", servers[name].url, Phase.OPEN, 0, 2) for name in names})
+    port = free_port()
+    app = create_ingress(lambda: listed, Settings(port=port))
+    server = uvicorn.Server(uvicorn.Config(app, port=port, log_config=None, ws_max_size=65_536))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    while not server.started:
+        time.sleep(0.05)
+    yield Front(f"http://127.0.0.1:{port}", listed, servers)
+    server.should_exit = True
+    thread.join()
+    for each in servers.values():
+        stop_server(each)
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("/sessions/a-1", "a-1"),
+        ("/sessions/a-1/audio", "a-1"),
+        ("/recordings/a-1", "a-1"),
+        ("/whip/studio/a-1", "a-1"),
+        ("/whep/studio/a-1", "a-1"),
+        ("/whip/studio", None),
+        ("/sessions", None),
+        ("/avatars/a-1/picture", None),
+        ("/", None),
+    ],
+)
+def test_what_a_request_is_about_is_in_its_path(path: str, name: str | None) -> None:
+    assert owner_of("GET", path) == name
+
+
+async def test_calls_go_where_most_places_are_and_stay_there(front: Front) -> None:
+    front.open("aaaa0001", 1)
+    front.open("bbbb0002", 2)
+    async with Peer(front.url, SOUND) as one, Peer(front.url, SOUND) as two:
+        await asyncio.gather(one.pictures(10, 30), two.pictures(10, 30))
+        owners = [peer.location.removeprefix("/sessions/").partition("-")[0] for peer in (one, two)]
+        assert owners == ["bbbb0002", "aaaa0001"]
+        for peer, owner in zip((one, two), owners, strict=True):
+            name = peer.location.removeprefix("/sessions/")
+            direct = httpx.get(f"{front.servers[owner].url}/sessions/{name}/stats").json()
+            assert (await peer.stats())["id"] == direct["id"] == name
+            assert peer.room.startswith(f"{owner}-")
+        labels = {call["label"] for call in httpx.get(f"{front.url}/sessions").json()["calls"]}
+        assert len(labels) == 2
+        page = httpx.get(f"{front.url}/metrics").text
+        assert 'kdtalker_sessions{worker="aaaa0001"} 1.0' in page
+        assert page.count("# TYPE kdtalker_sessions gauge") == 1
+    for server in front.servers.values():
+        assert server.metric("kdtalker_sessions") == 0
+
+
+async def test_the_channel_a_new_connection_and_a_recording_find_their_call(front: Front) -> None:
+    front.open("aaaa0001", 0)
+    front.open("bbbb0002", 2)
+    async with Peer(front.url, SOUND, tidy=False) as first:
+        await first.pictures(5, 30)
+        async with connect(f"{front.url.replace('http', 'ws')}{first.location}/audio") as channel:
+            assert '"live"' in str(await channel.recv())
+            await channel.send('{"type": "pose", "mouth_scale": 0.75}')
+            deadline = time.monotonic() + 10
+            while (await first.stats())["controls"]["mouth_scale"] != 0.75:
+                assert time.monotonic() < deadline
+                await asyncio.sleep(0.05)
+        await first.record()
+        async with Peer(front.url, SOUND, lost=first) as second:
+            await second.pictures(5, 30)
+            headers = {"Session-Token": first.token}
+            stopped = httpx.delete(f"{front.url}{first.location}/recording", headers=headers, timeout=30)
+            assert stopped.status_code == 200
+    assert httpx.get(f"{front.url}{first.location}/stats").json()["reason"] == "ended"
+
+
+async def test_a_full_worker_is_passed_over_and_a_full_cluster_says_so(front: Front) -> None:
+    front.open("aaaa0001", 9)  # more than it has
+    front.open("bbbb0002", 0)
+    async with Peer(front.url), Peer(front.url):
+        front.open("bbbb0002", 1)
+        async with Peer(front.url) as third:
+            assert third.location.startswith("/sessions/bbbb0002-")
+            front.open("bbbb0002", 0)
+            with pytest.raises(RefusedError) as refused:
+                async with Peer(front.url):
+                    pass
+    assert refused.value.answer.status_code == 503
+    assert refused.value.answer.json()["reason"] == "full"
+    assert "Retry-After" in refused.value.answer.headers
+
+
+def test_what_no_worker_has_is_not_found(front: Front) -> None:
+    for path in (
+        "/sessions/cccc0003-x/stats",
+        "/sessions/x/stats",
+        "/recordings/cccc0003-x",
+        "/sessions/aaaa0001-x/stats",
+    ):
+        answer = httpx.get(f"{front.url}{path}")
+        assert answer.status_code == 404
+        assert "reason" not in answer.json(), "it was never there, or its worker died: a page calls anew"
+    answer = httpx.post(f"{front.url}/whep/nowhere", content="v=0", headers={"Content-Type": "application/sdp"})
+    assert answer.status_code == 404
+
+
+async def test_a_channel_of_no_call_is_refused(front: Front) -> None:
+    for name in ("aaaa0001-x", "cccc0003-x"):
+        with pytest.raises(InvalidStatus) as refused:
+            await connect(f"{front.url.replace('http', 'ws')}/sessions/{name}/audio")
+        assert refused.value.response.status_code == 404
+
+
+async def test_a_worker_that_is_gone_is_passed_over(front: Front) -> None:
+    front.say("aaaa0001", url=f"http://127.0.0.1:{free_port()}", phase=Phase.OPEN, places=9)
+    front.open("bbbb0002", 1)
+    assert httpx.get(f"{front.url}/avatars").json()["default"]
+    assert httpx.get(f"{front.url}/sessions/aaaa0001-x/stats").status_code == 404
+    async with Peer(front.url) as peer:
+        assert peer.location.startswith("/sessions/bbbb0002-")
+    front.open("aaaa0001", 2)
+
+
+def test_the_page_photos_and_probes_come_from_any_worker(front: Front) -> None:
+    front.open("aaaa0001", 2)
+    front.open("bbbb0002", 1)
+    assert "<title>" in httpx.get(front.url).text
+    assert httpx.get(f"{front.url}/readyz").text == "ready\n"
+    picture = httpx.get(f"{front.url}/avatars/iris/picture").content
+    assert cv2.imdecode(np.frombuffer(picture, np.uint8), cv2.IMREAD_COLOR).shape == (512, 512, 3)
+    sent = httpx.post(f"{front.url}/avatars", files={"photo": PORTRAIT.read_bytes()}, timeout=60)
+    assert sent.status_code == 201
+    foreign = httpx.post(f"{front.url}/avatars", headers={"Origin": "https://elsewhere.example"}, timeout=60)
+    assert foreign.status_code == 403, "the worker sees the page's own host and origin"
+
+
+def test_figures_of_several_servers_are_one_page() -> None:
+    page = '# HELP calls_total Calls, "all" of them\n# TYPE calls_total counter\ncalls_total{kind="a\\"b"} 2.0\n'
+    assert merged({"one": page, "two": page}).splitlines() == [
+        '# HELP calls_total Calls, "all" of them',
+        "# TYPE calls_total counter",
+        'calls_total{worker="one",kind="a\\"b"} 2.0',
+        'calls_total{worker="two",kind="a\\"b"} 2.0',
+    ]
