@@ -31,10 +31,22 @@ def serve(argv: list[str]) -> int:
     parser.add_argument("--video-bitrate", type=int, metavar="BITS", help="a second, at most; default: 1200000")
     parser.add_argument("--video-size", type=int, choices=[256, 384, 512], help="pixels of a side; default: 512")
     parser.add_argument("--keyframe-interval", type=float, metavar="SECONDS", help="default: only when asked for")
+    parser.add_argument("--cluster", metavar="auto|ADDRESS", help="serve from every machine of a Ray cluster")
+    parser.add_argument("--worker-cpus", type=float, metavar="CORES", help="of a cluster's worker; default: 1")
+    parser.add_argument("--worker-gpus", type=float, metavar="GPUS", help="or a share of one; default: 0")
+    parser.add_argument("--min-workers", type=int, metavar="COUNT", help="default: 1")
+    parser.add_argument("--max-workers", type=int, metavar="COUNT", help="default: 4")
+    parser.add_argument("--photos", metavar="URL", help="where a cluster keeps sent photos; default: in memory only")
     parser.add_argument("--log-level", choices=["debug", "info", "warning", "error"], help="default: info")
     add_options(parser)
     given = {name: value for name, value in vars(parser.parse_args(argv)).items() if value is not None}
-    run(settings_of(given))
+    settings = settings_of(given)
+    if settings.cluster is None:
+        run(settings)
+    else:
+        from server import cluster  # Ray is an extra
+
+        cluster.serve(settings)
     return 0
 
 

@@ -56,8 +56,8 @@ def asked(request: Request, body: bytes) -> Asked:
 
 
 def target_of(connection: HTTPConnection) -> str:
-    path = connection.scope.get("raw_path") or connection.scope["path"].encode()
-    query = connection.scope["query_string"]
+    path: bytes = connection.scope.get("raw_path") or connection.scope["path"].encode()
+    query: bytes = connection.scope["query_string"]
     return (path + b"?" + query if query else path).decode("latin-1")
 
 
@@ -157,7 +157,7 @@ async def _refuse(socket: WebSocket, refused: InvalidStatus) -> None:
         await socket.close(1008)
         return
     kind = answer.headers.get("Content-Type", "text/plain")
-    await socket.send_denial_response(Response(answer.body, answer.status_code, {"Content-Type": kind}))
+    await socket.send_denial_response(Response(bytes(answer.body), answer.status_code, {"Content-Type": kind}))
 
 
 def _passed_on(connection: HTTPConnection) -> Mapping[str, str]:

@@ -122,6 +122,11 @@ class Reception:
                     await self._changed.wait()
 
     @property
+    def draining(self) -> bool:
+        """Whether nobody is let in any more."""
+        return self._draining
+
+    @property
     def calls(self) -> list[Session]:
         return list(self._sessions.values())
 

@@ -44,6 +44,11 @@ def _listed(given: object) -> object:
     return [part.strip() for part in given.split(",") if part.strip()] if isinstance(given, str) else given
 
 
+def _whole(given: object) -> object:
+    """An environment's `256` is a number where only some numbers are allowed."""
+    return int(given) if isinstance(given, str) and given.strip().isdecimal() else given
+
+
 Url = Annotated[str, Field(pattern="^https?://[^/]")]
 Listed = (NoDecode, BeforeValidator(_listed))
 Token = Annotated[SecretStr, Field(min_length=16)]
@@ -94,6 +99,21 @@ class Settings(BaseSettings):
     """What the names of calls, viewers and recordings begin with; in a cluster it tells the worker that has them."""
     photos: str | None = None
     """Folder, or URL that fsspec knows, in which a cluster keeps sent photos; default: in memory only."""
+    cluster: str | None = None
+    """Serve from all machines of the Ray cluster at this address; `auto`: the one that this machine belongs to."""
+    worker_cpus: float = Field(1.0, gt=0)
+    worker_gpus: float = Field(0.0, ge=0)
+    """Of one worker of a cluster, which is pinned to so many cores; a share of a GPU is possible."""
+    min_workers: int = Field(1, ge=1)
+    max_workers: int = Field(4, ge=1)
+    spare_places: int = Field(1, ge=0)
+    """Places for calls that a cluster keeps free, by starting workers in time."""
+    calm: float = Field(60.0, ge=0)
+    """There must have been more workers than needed for this long before one of them is drained."""
+    worker_patience: float = Field(2.0, gt=0)
+    """A worker that is silent for so long is taken to have lost its calls."""
+    ingresses: int = Field(2, ge=1)
+    """Processes of a cluster that answer HTTP."""
     load_shedding: bool = True
     """Refuse newcomers by what calls are measured to cost, and give calls less when the machine falls behind."""
     retry_after: int = Field(10, ge=1)
@@ -103,7 +123,7 @@ class Settings(BaseSettings):
     video_bitrate: int = Field(1_200_000, ge=100_000, le=8_000_000)
     min_video_bitrate: int = Field(100_000, ge=50_000)
     """Between the two the receiver's reports decide."""
-    video_size: Literal[256, 384, 512] = 512
+    video_size: Annotated[Literal[256, 384, 512], BeforeValidator(_whole)] = 512
     """Pixels of a picture's side, at most: fewer are sent where the bitrate is low or the machine busy."""
     keyframe_interval: float = Field(0.0, ge=0, le=120)
     """Seconds from one key frame to the next that nobody asks for; 0: only what receivers ask for."""
@@ -216,6 +236,8 @@ class Settings(BaseSettings):
     def _consistent(self) -> Self:
         if (self.tls_cert is None) != (self.tls_key is None) or (self.tls_cert and self.self_signed):
             raise ValueError("HTTPS takes tls_cert and tls_key together, or self_signed instead of both")
+        if self.min_workers > self.max_workers:
+            raise ValueError("min_workers must not be above max_workers")
         if self.turn_urls and self.turn_secret is None:
             raise ValueError("turn_urls needs turn_secret, coturn's static-auth-secret")
         if self.udp_ports and self.udp_ports[0] > self.udp_ports[1]:

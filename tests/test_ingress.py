@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import cv2
 import httpx
@@ -46,13 +47,18 @@ class Front:
     listed: Listed
     servers: dict[str, LiveServer]
 
-    def say(self, name: str, **changes: object) -> None:
+    async def say(self, name: str, **changes: object) -> None:
         """Let the directory say so of a worker, and the ingress hear of it."""
         self.listed.states[name] = replace(self.listed.states[name], **changes)
-        time.sleep(0.7)
+        await asyncio.sleep(0.7)
 
-    def open(self, name: str, places: int) -> None:
-        self.say(name, phase=Phase.OPEN, places=places, url=self.servers[name].url)
+    async def open(self, name: str, places: int) -> None:
+        await self.say(name, phase=Phase.OPEN, places=places, url=self.servers[name].url)
+
+
+async def ask(url: str, method: str = "GET", **given: Any) -> httpx.Response:
+    async with httpx.AsyncClient(timeout=60) as client:
+        return await client.request(method, url, **given)
 
 
 @pytest.fixture(scope="module")
@@ -98,20 +104,20 @@ def test_what_a_request_is_about_is_in_its_path(path: str, name: str | None) -> 
 
 
 async def test_calls_go_where_most_places_are_and_stay_there(front: Front) -> None:
-    front.open("aaaa0001", 1)
-    front.open("bbbb0002", 2)
+    await front.open("aaaa0001", 1)
+    await front.open("bbbb0002", 2)
     async with Peer(front.url, SOUND) as one, Peer(front.url, SOUND) as two:
         await asyncio.gather(one.pictures(10, 30), two.pictures(10, 30))
         owners = [peer.location.removeprefix("/sessions/").partition("-")[0] for peer in (one, two)]
         assert owners == ["bbbb0002", "aaaa0001"]
         for peer, owner in zip((one, two), owners, strict=True):
             name = peer.location.removeprefix("/sessions/")
-            direct = httpx.get(f"{front.servers[owner].url}/sessions/{name}/stats").json()
+            direct = (await ask(f"{front.servers[owner].url}/sessions/{name}/stats")).json()
             assert (await peer.stats())["id"] == direct["id"] == name
             assert peer.room.startswith(f"{owner}-")
-        labels = {call["label"] for call in httpx.get(f"{front.url}/sessions").json()["calls"]}
+        labels = {call["label"] for call in (await ask(f"{front.url}/sessions")).json()["calls"]}
         assert len(labels) == 2
-        page = httpx.get(f"{front.url}/metrics").text
+        page = (await ask(f"{front.url}/metrics")).text
         assert 'kdtalker_sessions{worker="aaaa0001"} 1.0' in page
         assert page.count("# TYPE kdtalker_sessions gauge") == 1
     for server in front.servers.values():
@@ -119,8 +125,8 @@ async def test_calls_go_where_most_places_are_and_stay_there(front: Front) -> No
 
 
 async def test_the_channel_a_new_connection_and_a_recording_find_their_call(front: Front) -> None:
-    front.open("aaaa0001", 0)
-    front.open("bbbb0002", 2)
+    await front.open("aaaa0001", 0)
+    await front.open("bbbb0002", 2)
     async with Peer(front.url, SOUND, tidy=False) as first:
         await first.pictures(5, 30)
         async with connect(f"{front.url.replace('http', 'ws')}{first.location}/audio") as channel:
@@ -134,19 +140,19 @@ async def test_the_channel_a_new_connection_and_a_recording_find_their_call(fron
         async with Peer(front.url, SOUND, lost=first) as second:
             await second.pictures(5, 30)
             headers = {"Session-Token": first.token}
-            stopped = httpx.delete(f"{front.url}{first.location}/recording", headers=headers, timeout=30)
+            stopped = await ask(method="DELETE", url=f"{front.url}{first.location}/recording", headers=headers)
             assert stopped.status_code == 200
-    assert httpx.get(f"{front.url}{first.location}/stats").json()["reason"] == "ended"
+    assert (await ask(f"{front.url}{first.location}/stats")).json()["reason"] == "ended"
 
 
 async def test_a_full_worker_is_passed_over_and_a_full_cluster_says_so(front: Front) -> None:
-    front.open("aaaa0001", 9)  # more than it has
-    front.open("bbbb0002", 0)
+    await front.open("aaaa0001", 9)  # more than it has
+    await front.open("bbbb0002", 0)
     async with Peer(front.url), Peer(front.url):
-        front.open("bbbb0002", 1)
+        await front.open("bbbb0002", 1)
         async with Peer(front.url) as third:
             assert third.location.startswith("/sessions/bbbb0002-")
-            front.open("bbbb0002", 0)
+            await front.open("bbbb0002", 0)
             with pytest.raises(RefusedError) as refused:
                 async with Peer(front.url):
                     pass
@@ -155,17 +161,19 @@ async def test_a_full_worker_is_passed_over_and_a_full_cluster_says_so(front: Fr
     assert "Retry-After" in refused.value.answer.headers
 
 
-def test_what_no_worker_has_is_not_found(front: Front) -> None:
+async def test_what_no_worker_has_is_not_found(front: Front) -> None:
     for path in (
         "/sessions/cccc0003-x/stats",
         "/sessions/x/stats",
         "/recordings/cccc0003-x",
         "/sessions/aaaa0001-x/stats",
     ):
-        answer = httpx.get(f"{front.url}{path}")
+        answer = await ask(f"{front.url}{path}")
         assert answer.status_code == 404
         assert "reason" not in answer.json(), "it was never there, or its worker died: a page calls anew"
-    answer = httpx.post(f"{front.url}/whep/nowhere", content="v=0", headers={"Content-Type": "application/sdp"})
+    answer = await ask(
+        method="POST", url=f"{front.url}/whep/nowhere", content="v=0", headers={"Content-Type": "application/sdp"}
+    )
     assert answer.status_code == 404
 
 
@@ -177,25 +185,25 @@ async def test_a_channel_of_no_call_is_refused(front: Front) -> None:
 
 
 async def test_a_worker_that_is_gone_is_passed_over(front: Front) -> None:
-    front.say("aaaa0001", url=f"http://127.0.0.1:{free_port()}", phase=Phase.OPEN, places=9)
-    front.open("bbbb0002", 1)
-    assert httpx.get(f"{front.url}/avatars").json()["default"]
-    assert httpx.get(f"{front.url}/sessions/aaaa0001-x/stats").status_code == 404
+    await front.say("aaaa0001", url=f"http://127.0.0.1:{free_port()}", phase=Phase.OPEN, places=9)
+    await front.open("bbbb0002", 1)
+    assert (await ask(f"{front.url}/avatars")).json()["default"]
+    assert (await ask(f"{front.url}/sessions/aaaa0001-x/stats")).status_code == 404
     async with Peer(front.url) as peer:
         assert peer.location.startswith("/sessions/bbbb0002-")
-    front.open("aaaa0001", 2)
+    await front.open("aaaa0001", 2)
 
 
-def test_the_page_photos_and_probes_come_from_any_worker(front: Front) -> None:
-    front.open("aaaa0001", 2)
-    front.open("bbbb0002", 1)
-    assert "<title>" in httpx.get(front.url).text
-    assert httpx.get(f"{front.url}/readyz").text == "ready\n"
-    picture = httpx.get(f"{front.url}/avatars/iris/picture").content
+async def test_the_page_photos_and_probes_come_from_any_worker(front: Front) -> None:
+    await front.open("aaaa0001", 2)
+    await front.open("bbbb0002", 1)
+    assert "<title>" in (await ask(front.url)).text
+    assert (await ask(f"{front.url}/readyz")).text == "ready\n"
+    picture = (await ask(f"{front.url}/avatars/iris/picture")).content
     assert cv2.imdecode(np.frombuffer(picture, np.uint8), cv2.IMREAD_COLOR).shape == (512, 512, 3)
-    sent = httpx.post(f"{front.url}/avatars", files={"photo": PORTRAIT.read_bytes()}, timeout=60)
+    sent = await ask(method="POST", url=f"{front.url}/avatars", files={"photo": PORTRAIT.read_bytes()})
     assert sent.status_code == 201
-    foreign = httpx.post(f"{front.url}/avatars", headers={"Origin": "https://elsewhere.example"}, timeout=60)
+    foreign = await ask(method="POST", url=f"{front.url}/avatars", headers={"Origin": "https://elsewhere.example"})
     assert foreign.status_code == 403, "the worker sees the page's own host and origin"
 
 

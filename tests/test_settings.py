@@ -46,6 +46,14 @@ def test_settings_do_not_change() -> None:
         Settings().port = 1  # type: ignore[misc]
 
 
+def test_a_size_may_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KDTALKER_VIDEO_SIZE", "256")
+    assert Settings().video_size == 256
+    monkeypatch.setenv("KDTALKER_VIDEO_SIZE", "300")
+    with pytest.raises(ValidationError, match="256, 384 or 512"):
+        Settings()
+
+
 def test_a_range_of_ports_is_written_with_a_dash(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KDTALKER_UDP_PORTS", "50000-50099")
     assert Settings().udp_ports == (50_000, 50_099)
