@@ -3,57 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
 from typing import Any
 
 import cv2
 import httpx
 import numpy as np
 import pytest
-import uvicorn
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
 from benchmarks.peer import RATE, Peer, RefusedError
 from server.exposition import merged
-from server.ingress import create_ingress, owner_of
-from server.placement import Phase, WorkerState
-from server.settings import Settings
-from tests.conftest import PORTRAIT, LiveServer, free_port, start_server, stop_server
+from server.ingress import owner_of
+from server.placement import Phase
+from tests.conftest import PORTRAIT, free_port
+from tests.front import Front, fronted
 
 SOUND = np.zeros(RATE, np.int16)
-
-
-@dataclass
-class Listed:
-    """The workers as they are written here."""
-
-    states: dict[str, WorkerState]
-    rooms: dict[str, str] = field(default_factory=dict)
-
-    async def workers(self) -> tuple[WorkerState, ...]:
-        return tuple(self.states.values())
-
-    async def claim(self, room: str, worker: str) -> str:
-        return self.rooms.setdefault(room, worker)
-
-
-@dataclass
-class Front:
-    url: str
-    listed: Listed
-    servers: dict[str, LiveServer]
-
-    async def say(self, name: str, **changes: object) -> None:
-        """Let the directory say so of a worker, and the ingress hear of it."""
-        self.listed.states[name] = replace(self.listed.states[name], **changes)
-        await asyncio.sleep(0.7)
-
-    async def open(self, name: str, places: int) -> None:
-        await self.say(name, phase=Phase.OPEN, places=places, url=self.servers[name].url)
 
 
 async def ask(url: str, method: str = "GET", **given: Any) -> httpx.Response:
@@ -63,26 +31,8 @@ async def ask(url: str, method: str = "GET", **given: Any) -> httpx.Response:
 
 @pytest.fixture(scope="module")
 def front(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Front]:
-    names = ("aaaa0001", "bbbb0002")
-    servers = {
-        name: start_server(
-            tmp_path_factory.mktemp(name), prefix=f"{name}-", max_sessions=2, video_size=256, record_seconds=60
-        )
-        for name in names
-    }
-    listed = Listed({name: WorkerState(name, "node", servers[name].url, Phase.OPEN, 0, 2) for name in names})
-    port = free_port()
-    app = create_ingress(lambda: listed, Settings(port=port))
-    server = uvicorn.Server(uvicorn.Config(app, port=port, log_config=None, ws_max_size=65_536))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    while not server.started:
-        time.sleep(0.05)
-    yield Front(f"http://127.0.0.1:{port}", listed, servers)
-    server.should_exit = True
-    thread.join()
-    for each in servers.values():
-        stop_server(each)
+    with fronted(tmp_path_factory, "aaaa0001", "bbbb0002") as front:
+        yield front
 
 
 @pytest.mark.parametrize(

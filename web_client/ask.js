@@ -22,6 +22,7 @@ export async function ask(url, options) {
   }
   if (answer.ok) return answer;
   const problem = await answer.json().catch(() => ({}));
-  const code = problem.reason === "mode" ? "mode" : ({ 404: "unknown", 503: "unavailable" }[answer.status] ?? "refused");
+  const told = ["mode", "ended"].includes(problem.reason);
+  const code = told ? problem.reason : ({ 404: "unknown", 503: "unavailable" }[answer.status] ?? "refused");
   throw new CallError(code, problem.detail, Number(answer.headers.get("Retry-After")) || 0);
 }

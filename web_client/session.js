@@ -197,7 +197,7 @@ export class Session extends EventTarget {
     await gathered(peer);
     signal.throwIfAborted();
 
-    const answer = await (this.#url ? this.#reconnect(peer, patience) : this.#open(peer, signal));
+    const answer = await (this.#url ? this.#reconnect(peer, signal, patience) : this.#open(peer, signal));
     signal.throwIfAborted();
     await peer.setRemoteDescription({ type: "answer", sdp: await answer.text() });
     await connected(peer, signal);
@@ -219,14 +219,16 @@ export class Session extends EventTarget {
     return answer;
   }
 
-  /** Give the session, which waits for a while, a new connection. */
-  async #reconnect(peer, patience) {
+  /** Give the session, which waits for a while, a new connection; where the server that had it is gone, begin another. */
+  async #reconnect(peer, signal, patience) {
     const headers = { "Content-Type": "application/sdp", "Session-Token": this.#token };
     try {
       const { sdp: body } = peer.localDescription;
       return await this.ask(this.#url, { method: "POST", headers, body, signal: AbortSignal.timeout(patience) });
     } catch (error) {
-      throw error.code === "unknown" ? new CallError("ended") : error;
+      if (error.code !== "unknown") throw error; // "ended": the server meant it
+      this.#url = null;
+      return this.#open(peer, signal);
     }
   }
 

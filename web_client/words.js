@@ -44,7 +44,7 @@ const ERRORS = {
   gone: ["The server does not answer", "See whether it still runs and whether you are online, then press Start again."],
   ended: [
     "The call is over",
-    "The server ended it: nobody spoke for a long time, its time was up, or the server was restarted. Press Start to go on.",
+    "The server ended it: nobody spoke for a long time, or its time was up. Press Start to go on.",
   ],
   blocked: [
     "No way through the network",

@@ -1,0 +1,248 @@
+"""A Ray cluster of three machines on this one: where calls go, how it grows and shrinks, and what may die.
+
+Pictures have 256 pixels and a call whatever rate the cores of this machine carry; rates are measured elsewhere.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+from benchmarks.peer import RATE, Peer
+from tests.conftest import PORTRAIT, REPOSITORY, free_port
+
+if find_spec("ray") is None:
+    pytest.skip("ray is not installed (pip install '.[cluster]'), so there is no cluster", allow_module_level=True)
+
+import ray
+from ray.cluster_utils import Cluster
+
+from server.cluster_controller import CONTROLLER, NAMESPACE, WORKER
+from server.placement import Phase, WorkerState
+
+# What Ray itself warns of is no error of ours.
+pytestmark = [pytest.mark.timeout(280), pytest.mark.filterwarnings("default")]
+PLACES = 4  # calls of one worker
+PATIENCE = 90  # seconds for whatever a loaded machine takes
+STORE = 100_000_000  # bytes, the least that Ray takes being 75 MB
+SOUND = np.zeros(RATE, np.int16)
+
+
+@dataclass
+class Machines:
+    """The cluster, `kdtalker serve` on it, and where it answers."""
+
+    cluster: Cluster
+    url: str
+    log: Path
+
+    @property
+    def controller(self) -> Any:
+        return ray.get_actor(CONTROLLER, NAMESPACE)
+
+    async def workers(self) -> list[WorkerState]:
+        return list(await self.controller.workers.remote())
+
+    async def opened(self) -> list[WorkerState]:
+        return [worker for worker in await self.workers() if worker.phase is Phase.OPEN]
+
+    async def until(self, condition: Callable[[], Awaitable[bool]]) -> None:
+        deadline = time.monotonic() + PATIENCE
+        while not await condition():
+            assert time.monotonic() < deadline, f"{await self.workers()}\n{self.log.read_text()[-3000:]}"
+            await asyncio.sleep(0.3)
+
+    async def grown(self, count: int) -> None:
+        """Wait for so many open workers."""
+
+        async def there() -> bool:
+            return len(await self.opened()) == count
+
+        await self.until(there)
+
+    @asynccontextmanager
+    async def calls(self, count: int) -> AsyncIterator[list[Peer]]:
+        """So many calls, one after another, each as soon as there is a place."""
+        async with AsyncExitStack() as stack:
+            peers = []
+            for _ in range(count):
+
+                async def ready() -> bool:
+                    return (await ask(f"{self.url}/readyz")).status_code == 200
+
+                await self.until(ready)
+                peers.append(await stack.enter_async_context(Peer(self.url, SOUND, every=1000, listens=False)))
+            yield peers
+
+
+async def ask(url: str, method: str = "GET", **given: Any) -> httpx.Response:
+    async with httpx.AsyncClient(timeout=60) as client:
+        return await client.request(method, url, **given)
+
+
+def worker_of(peer: Peer) -> str:
+    return peer.location.rpartition("/")[2].partition("-")[0]
+
+
+async def go_on(peers: list[Peer]) -> None:
+    """Every one of these calls still brings pictures."""
+    await asyncio.gather(*(peer.pictures(3, PATIENCE) for peer in peers))
+
+
+@pytest.fixture(scope="module")
+def machines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machines]:
+    folder = tmp_path_factory.mktemp("cluster")
+    patch = pytest.MonkeyPatch()
+    for name, value in {
+        "PYTHONPATH": str(REPOSITORY),
+        "OMP_NUM_THREADS": "1",
+        "KDTALKER_CACHE": str(folder.parent / "cache"),
+        "RAY_USAGE_STATS_ENABLED": "0",
+    }.items():
+        patch.setenv(name, value)
+    options = {"object_store_memory": STORE, "include_dashboard": False}
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1.1, **options})
+    for _ in range(2):
+        cluster.add_node(num_cpus=1.1, object_store_memory=STORE)
+    port = free_port()
+    told = {"max_sessions": PLACES, "max_workers": 3, "calm": 3, "worker_patience": 10, "drain": 1}
+    told |= {"load_shedding": False, "video_size": 256, "lost_after": 20, "grace": 60, "photos": folder / "photos"}
+    environment = os.environ | {f"KDTALKER_{name.upper()}": str(value) for name, value in told.items()}
+    log = folder / "serve.log"
+    command = [sys.executable, "-m", "kdtalker", "serve", "--cluster", cluster.address, "--port", str(port)]
+    with log.open("wb") as out:
+        process = subprocess.Popen(command, cwd=REPOSITORY, env=environment, stdout=out, stderr=out)
+    try:
+        live = Machines(cluster, f"http://127.0.0.1:{port}", log)
+        deadline = time.monotonic() + PATIENCE
+        while not _ready(live.url):
+            assert process.poll() is None, log.read_text()
+            assert time.monotonic() < deadline, log.read_text()
+            time.sleep(0.3)
+        ray.init(cluster.address, namespace=NAMESPACE, log_to_driver=False)
+        yield live
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0, log.read_text()
+        assert not [name for name in ray.util.list_named_actors() if name.startswith(WORKER)], "all workers have left"
+    finally:
+        process.kill()
+        process.wait()
+        ray.shutdown()
+        cluster.shutdown()
+        patch.undo()
+
+
+def _ready(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/readyz", timeout=10).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+async def test_twelve_calls_make_one_worker_three_and_go_again(machines: Machines) -> None:
+    await machines.grown(1)
+    async with machines.calls(3 * PLACES) as peers:
+        await go_on(peers)
+        workers = await machines.opened()
+        assert len({worker.node for worker in workers}) == 3, "one on every machine"
+        assert Counter(map(worker_of, peers)) == {worker.name: PLACES for worker in workers}
+        for peer in peers:
+            assert (await peer.stats())["id"] == peer.location.rpartition("/")[2], "whichever ingress was asked"
+        listed = (await ask(f"{machines.url}/sessions")).json()
+        assert (len(listed["calls"]), listed["capacity"], listed["workers"]) == (3 * PLACES, 3 * PLACES, 3)
+        assert (await ask(f"{machines.url}/readyz")).status_code == 503
+    await machines.grown(1)
+
+
+async def test_the_controller_may_die(machines: Machines) -> None:
+    async with machines.calls(1) as peers:
+        known = {worker.name for worker in await machines.workers()}
+        ray.kill(machines.controller, no_restart=False)
+        await go_on(peers)
+        assert (await peers[0].stats())["state"] == "live"
+
+        async def learnt() -> bool:
+            return {(worker.name, worker.calls) for worker in await machines.opened()} >= {(worker_of(peers[0]), 1)}
+
+        await machines.until(learnt)
+        assert {worker.name for worker in await machines.workers()} >= known
+        async with machines.calls(1) as more:
+            await go_on([*peers, *more])
+
+
+async def test_an_ingress_may_die(machines: Machines) -> None:
+    async with machines.calls(1) as peers:
+        replicas = [actor for actor in ray.util.list_named_actors(all_namespaces=True) if "ingress" in actor["name"]]
+        assert len(replicas) == 2
+        ray.kill(ray.get_actor(replicas[0]["name"], replicas[0]["namespace"]), no_restart=False)
+        for _ in range(20):
+            assert (await peers[0].stats())["state"] == "live"
+        async with machines.calls(1) as more:
+            await go_on([*peers, *more])
+
+
+async def test_a_worker_that_dies_takes_its_own_calls_only_and_no_face(machines: Machines) -> None:
+    sent = await ask(f"{machines.url}/avatars", "POST", files={"photo": PORTRAIT.read_bytes()})
+    face = sent.json()["id"]
+    async with machines.calls(PLACES + 1) as peers:
+        lost, kept = peers[0], peers[-1]
+        assert worker_of(lost) != worker_of(kept)
+        worker = ray.get_actor(WORKER + worker_of(lost), NAMESPACE)
+        os.kill(await worker.process.remote(), signal.SIGKILL)
+        await go_on([kept])
+
+        async def forgotten() -> bool:
+            answer = await ask(f"{machines.url}{lost.location}/stats")
+            return answer.status_code == 404 and "reason" not in answer.json()
+
+        await machines.until(forgotten)
+        async with Peer(machines.url, SOUND, query=f"?avatar={face}") as again:
+            await go_on([again, kept])
+            assert (await again.stats())["avatar"] == face
+
+        async def restarted() -> bool:
+            return worker_of(lost) in {each.name for each in await machines.opened()}
+
+        await machines.until(restarted)
+
+
+async def test_a_machine_drains_before_it_leaves_and_may_die(machines: Machines) -> None:
+    async with machines.calls(PLACES + 1) as peers:
+        by_name = {worker.name: worker for worker in await machines.workers()}
+        head = machines.cluster.head_node.node_id
+        away = next(peer for peer in peers if by_name[worker_of(peer)].node != head)
+        node = by_name[worker_of(away)].node
+        here = [peer for peer in peers if by_name[worker_of(peer)].node != node]
+        assert await machines.controller.drain.remote(node) > 0
+
+        async def drains() -> bool:
+            phases = {each.phase for each in await machines.workers() if each.node == node}
+            return phases == {Phase.DRAINING}
+
+        await machines.until(drains)
+        await go_on(peers)
+        gone = next(each for each in machines.cluster.list_all_nodes() if each.node_id == node)
+        machines.cluster.remove_node(gone, allow_graceful=False)
+        await go_on(here)
+
+        async def forgotten() -> bool:
+            return (await ask(f"{machines.url}{away.location}/stats")).status_code == 404
+
+        await machines.until(forgotten)
+        async with machines.calls(1) as more:
+            await go_on([*here, *more])
