@@ -1,0 +1,322 @@
+"""How many workers does it take? Calls come as they do on real days, and `server.placement` decides where they go.
+
+Arrivals are a Poisson process whose rate changes with the hour, lengths of calls are log-normal: both as a telephone
+centre saw them (Brown et al., Statistical Analysis of a Telephone Call Center, JASA 100, 2005). Its day has two
+peaks, and bursts where they are asked for; their shapes and sizes are assumptions, written below. Ingresses know of
+the workers what the last look told them, as in a cluster. What a call costs and how long a worker takes to start are
+measured: `--live FILE` takes a run of `kdtalker bench live`. A refused caller does not come back.
+"""
+
+from __future__ import annotations
+
+import argparse
+import heapq
+import json
+import math
+import random
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.machine import machine
+from server.ingress import LOOK, TRIES
+from server.load import fitting
+from server.placement import Bounds, Directory, Fleet, Phase, Scaler, WorkerState, emptiest
+
+HOUR = 3600.0
+CORES_A_CALL = 0.52  # docs/server.md, one call at 512 pixels
+START = 8.4  # seconds until a worker is open, docs/cluster.md
+SIZES = (10, 100, 1000, 10_000)
+PATTERNS = ("steady", "day", "bursts")
+# Of a day, the rate at every full hour by the rate at its peak: little at night, most before noon and in the afternoon.
+DAY = (0.18, 0.10, 0.06, 0.04, 0.04, 0.07, 0.16, 0.33, 0.58, 0.82, 0.97, 1.0)
+DAY = (*DAY, 0.92, 0.88, 0.90, 0.93, 0.92, 0.85, 0.80, 0.84, 0.86, 0.74, 0.52, 0.32)
+BURSTS, BURST_SECONDS, BURST_RATE = 6, 600.0, 2.0  # a day; how long; by how much the rate grows
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """What was measured: cores a call, seconds that a worker takes to start. And what a worker is: `cores`."""
+
+    cores_a_call: float = CORES_A_CALL
+    start: float = START
+    cores: float = 4.0
+
+    @property
+    def places(self) -> int:
+        return fitting(self.cores, self.cores_a_call)
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """Callers. `load`: at the peak, mean calls by places of the whole fleet; `talk`: mean seconds of a call, whose
+    logarithm spreads by `spread`.
+    """
+
+    pattern: str
+    load: float
+    talk: float = 360.0
+    spread: float = 1.0
+    hours: float = 24.0
+    begin: float = 0.0  # hour of the day
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """`utilisation`: of the places that were paid for, how many had a call, on average. `hour`: worker hours for an
+    hour of conversation.
+    """
+
+    workers: int
+    pattern: str
+    elastic: bool
+    calls: int
+    refused: float
+    utilisation: float
+    workers_mean: float
+    workers_most: int
+    hour: float
+    offers: float  # workers asked for each call that was taken
+
+
+def shape(demand: Demand, bursts: list[float], seconds: float) -> float:
+    """The rate of arrivals at a time of the simulation, by its peak."""
+    if demand.pattern == "steady":
+        return 1.0
+    hour = (demand.begin + seconds / HOUR) % 24
+    before = int(hour)
+    rate = DAY[before] + (hour - before) * (DAY[(before + 1) % 24] - DAY[before])
+    if demand.pattern == "bursts" and any(0 <= seconds - burst < BURST_SECONDS for burst in bursts):
+        rate *= BURST_RATE
+    return rate
+
+
+def arrivals(demand: Demand, rate: float, chance: random.Random) -> Iterator[float]:
+    """Seconds of every arrival, by thinning (Lewis and Shedler 1979); `rate`: a second, at the peak."""
+    end = demand.hours * HOUR
+    bursts = [chance.uniform(0, end) for _ in range(round(BURSTS * demand.hours / 24))]
+    most = rate * (BURST_RATE if demand.pattern == "bursts" else 1.0)
+    now = 0.0
+    while (now := now + chance.expovariate(most)) < end:
+        if chance.random() * most < rate * shape(demand, bursts, now):
+            yield now
+
+
+class Simulation:
+    """One fleet on one day. Times are seconds of the day; nothing here runs in real time."""
+
+    def __init__(
+        self, demand: Demand, service: Service, bounds: Bounds, ingresses: int = 2, seed: int = 0, look: float = LOOK
+    ) -> None:
+        self._demand, self._service, self._bounds, self._look = demand, service, bounds, look
+        self._chance = random.Random(seed)
+        self._scaler = Scaler(bounds)
+        self._workers: dict[str, WorkerState] = {}
+        self._ingresses = [Directory() for _ in range(ingresses)]
+        self._changed: list[set[str]] = [set() for _ in range(ingresses)]  # since the last look of each
+        self._starting = self._open = self._calls = self._open_calls = self._open_free = 0
+        self._events: list[tuple[float, int, str, str]] = []
+        self._order, self._names = count(), count()
+        self._paid = self._talked = self._since = 0.0
+        self._most = self._taken = self._refused = self._offers = 0
+
+    def run(self) -> Outcome:
+        for _ in range(self._bounds.minimum):
+            self._start(0.0, 0.0)
+        self._at(0.0, "look")
+        places = self._bounds.maximum * self._service.places
+        rate = self._demand.load * places / self._demand.talk
+        end = self._demand.hours * HOUR
+        while self._events and self._events[0][0] <= 0.0 and self._events[0][2] == "open":
+            self._happen(*heapq.heappop(self._events))
+        for arrival in arrivals(self._demand, rate, self._chance):
+            while self._events and self._events[0][0] <= arrival:
+                self._happen(*heapq.heappop(self._events))
+            self._spend(arrival)
+            self._call(arrival)
+        while self._events and self._events[0][0] <= end:
+            self._happen(*heapq.heappop(self._events))
+        self._spend(end)
+        asked = self._taken + self._refused
+        return Outcome(
+            self._bounds.maximum,
+            self._demand.pattern,
+            self._bounds.minimum < self._bounds.maximum,
+            asked,
+            self._refused / max(1, asked),
+            self._talked / max(1.0, self._paid * self._service.places),
+            self._paid / end,
+            self._most,
+            self._paid / max(1.0, self._talked),
+            self._offers / max(1, self._taken),
+        )
+
+    def _call(self, now: float) -> None:
+        """An ingress offers the call to workers, best first by what it knows, as `server.ingress` does."""
+        number = self._chance.randrange(len(self._ingresses))
+        directory = self._ingresses[number]
+        tried: set[str] = set()
+        for _ in range(TRIES):
+            known = directory.best(tried)
+            if known is None:
+                break
+            tried.add(known.name)
+            self._offers += 1
+            worker = self._workers.get(known.name)
+            if worker is None or not worker.free:
+                directory.put(replace(known, places=0))
+                continue
+            self._become(replace(worker, calls=worker.calls + 1, places=worker.places - 1))
+            directory.put(replace(known, calls=known.calls + 1, places=max(0, known.places - 1)))
+            self._taken += 1
+            mu = math.log(self._demand.talk) - self._demand.spread**2 / 2
+            self._at(now + self._chance.lognormvariate(mu, self._demand.spread), "end", worker.name)
+            return
+        self._refused += 1
+
+    def _happen(self, now: float, _: int, kind: str, name: str) -> None:
+        self._spend(now)
+        if kind == "look":
+            self._see(now)
+            self._at(now + self._look, "look")
+            return
+        worker = self._workers[name]
+        if kind == "open":
+            self._become(replace(worker, phase=Phase.OPEN, places=self._service.places))
+        elif worker.phase is Phase.DRAINING and worker.calls == 1:
+            self._become(worker, leaves=True)
+        else:
+            self._become(replace(worker, calls=worker.calls - 1, places=worker.places + 1))
+
+    def _see(self, now: float) -> None:
+        """The controller decides; ingresses hear what changed."""
+        change = self._scaler.look(now, Fleet(self._starting, self._open, self._open_calls, self._open_free))
+        for _ in range(change):
+            self._start(now, self._service.start)
+        for name in emptiest(self._workers.values(), -change) if change < 0 else ():
+            worker = self._workers[name]
+            self._become(replace(worker, phase=Phase.DRAINING), leaves=not worker.calls)
+        for directory, changed in zip(self._ingresses, self._changed, strict=True):
+            for name in changed:
+                if name in self._workers:
+                    directory.put(self._workers[name])
+                else:
+                    directory.drop(name)
+            changed.clear()
+
+    def _start(self, now: float, wait: float) -> None:
+        name = f"{next(self._names):08x}"
+        self._become(WorkerState(name))
+        self._at(now + wait, "open", name)
+
+    def _become(self, state: WorkerState, leaves: bool = False) -> None:
+        """A worker is otherwise than before: count it anew."""
+        before = self._workers.get(state.name)
+        for worker, sign in ((before, -1), (None if leaves else state, 1)):
+            if worker is not None:
+                self._calls += sign * worker.calls
+                self._starting += sign * (worker.phase is Phase.STARTING)
+                if worker.phase is Phase.OPEN:
+                    self._open += sign
+                    self._open_calls += sign * worker.calls
+                    self._open_free += sign * worker.free
+        if leaves:
+            del self._workers[state.name]
+        else:
+            self._workers[state.name] = state
+        self._most = max(self._most, len(self._workers))
+        for changed in self._changed:
+            changed.add(state.name)
+
+    def _spend(self, now: float) -> None:
+        """Workers are paid for from their start to their leaving."""
+        self._paid += (now - self._since) * len(self._workers)
+        self._talked += (now - self._since) * self._calls
+        self._since = now
+
+    def _at(self, when: float, kind: str, name: str = "") -> None:
+        heapq.heappush(self._events, (when, next(self._order), kind, name))
+
+
+def fleet(argv: list[str]) -> int:
+    """Refusals, utilisation and cost of fleets of 10 to 10,000 workers."""
+    parser = argparse.ArgumentParser(
+        prog="kdtalker bench fleet", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--workers", type=_numbers, default=SIZES, help="at most; default: 10,100,1000,10000")
+    parser.add_argument("--patterns", type=lambda text: text.split(","), default=PATTERNS, help="steady, day, bursts")
+    parser.add_argument("--load", type=float, default=0.8, help="calls by places at the peak; default: %(default)s")
+    parser.add_argument("--talk", type=float, default=360, metavar="SECONDS", help="of a call, mean; default: 360")
+    parser.add_argument("--hours", type=float, default=24, help="default: %(default)s")
+    parser.add_argument("--begin", type=float, default=0, help="hour of the day; default: midnight")
+    parser.add_argument("--spare", type=float, default=0.1, help="places kept free, by all; default: %(default)s")
+    parser.add_argument("--calm", type=float, default=300, metavar="SECONDS", help="before workers go; default: 300")
+    parser.add_argument("--ingresses", type=int, default=2)
+    parser.add_argument("--cores", type=float, default=4, help="of a worker; default: 4")
+    parser.add_argument("--cores-a-call", type=float, default=CORES_A_CALL, help="default: %(default)s, as measured")
+    parser.add_argument(
+        "--live", type=Path, metavar="FILE", help="of `kdtalker bench live --json`: takes it from there"
+    )
+    parser.add_argument(
+        "--start", type=float, default=START, metavar="SECONDS", help="of a worker; default: as measured"
+    )
+    parser.add_argument("--price", type=float, metavar="MONEY", help="of a core for an hour")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    options = parser.parse_args(argv)
+    cost = options.cores_a_call if options.live is None else cores_a_call(json.loads(options.live.read_text()))
+    service = Service(cost, options.start, options.cores)
+    title = f"{service.places} calls a worker of {service.cores:g} cores; a call needs {cost:.2f}"
+    table = Table(title=title)
+    headings = ["workers", "pattern", "fleet", "calls", "refused %", "used %", "workers mean", "most", "offers a call"]
+    headings.append("core hours an hour of talk" if options.price is None else "cost of an hour of talk")
+    for heading in headings:
+        table.add_column(heading, justify="right")
+    outcomes = []
+    for workers in options.workers:
+        for pattern in options.patterns:
+            for elastic in (False, True):
+                spare = math.ceil(options.spare * workers * service.places)
+                bounds = Bounds(1 if elastic else workers, workers, spare, options.calm)
+                demand = Demand(pattern, options.load, options.talk, hours=options.hours, begin=options.begin)
+                outcome = Simulation(demand, service, bounds, options.ingresses, options.seed).run()
+                outcomes.append(outcome)
+                table.add_row(*cells(outcome, service, options.price))
+    Console(width=140).print(table)
+    if options.json is not None:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        about = {"tool": "kdtalker bench fleet", "machine": machine(), "service": asdict(service)}
+        given = {"load": options.load, "talk": options.talk, "hours": options.hours, "spare": options.spare}
+        rows = [asdict(outcome) for outcome in outcomes]
+        options.json.write_text(json.dumps({**about, "given": given, "rows": rows}, indent=1) + "\n")
+    return 0
+
+
+def cells(outcome: Outcome, service: Service, price: float | None) -> list[str]:
+    return [
+        str(outcome.workers),
+        outcome.pattern,
+        "elastic" if outcome.elastic else "fixed",
+        str(outcome.calls),
+        f"{100 * outcome.refused:.3f}",
+        f"{100 * outcome.utilisation:.1f}",
+        f"{outcome.workers_mean:.1f}",
+        str(outcome.workers_most),
+        f"{outcome.offers:.2f}",
+        f"{outcome.hour * service.cores * (1.0 if price is None else price):.3f}",
+    ]
+
+
+def cores_a_call(result: dict[str, Any]) -> float:
+    """The dearest of the runs in a result of `kdtalker bench live`."""
+    found = [rung["usage"].get("server_cores_per_call") for rung in result["rungs"]]
+    return max(float(value) for value in found if value is not None)
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split(",") if part)
