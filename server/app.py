@@ -134,6 +134,11 @@ def _certificate(settings: Settings) -> dict[str, Any]:
     return {"ssl_certfile": chain, "ssl_keyfile": key}
 
 
+def warn_of_open_door(settings: Settings) -> None:
+    if not settings.tokens and settings.host not in ("127.0.0.1", "::1", "localhost"):
+        logger.warning("no tokens are set: whoever reaches %s:%d may call", settings.host, settings.port)
+
+
 class Server(uvicorn.Server):
     """Stops at once on SIGINT. On SIGTERM it goes on answering while the running calls finish, then stops."""
 
@@ -160,8 +165,7 @@ class Server(uvicorn.Server):
 def serve(settings: Settings) -> None:
     """Serve until SIGINT, or SIGTERM and the end of the running calls; raises what kept the engines from opening."""
     logs.configure(settings.log_level, settings.log_format)
-    if not settings.tokens and settings.host not in ("127.0.0.1", "::1", "localhost"):
-        logger.warning("no tokens are set: whoever reaches %s:%d may call", settings.host, settings.port)
+    warn_of_open_door(settings)
     certificate = _certificate(settings)
     app = create_app(settings)
     house: House = app.state.house

@@ -17,6 +17,7 @@ from ray import serve as ray_serve
 
 from engines.types import KDTalkerError
 from server import logs
+from server.app import warn_of_open_door
 from server.cluster_controller import CONTROLLER, FACES, NAMESPACE, Controller, Orders
 from server.cluster_faces import Faces
 from server.cluster_worker import given
@@ -46,10 +47,13 @@ class RayRegistry:
         return holder
 
 
-def connect(address: str) -> None:
-    """Join a Ray cluster that runs already; `auto`: the one of this machine. Raises KDTalkerError."""
+def connect(address: str, shown: bool = False) -> None:
+    """Join a Ray cluster that runs already; `auto`: the one of this machine. Raises KDTalkerError.
+
+    `shown`: what its processes log appears here too.
+    """
     try:
-        ray.init(address, namespace=NAMESPACE, ignore_reinit_error=True, log_to_driver=False)
+        ray.init(address, namespace=NAMESPACE, ignore_reinit_error=True, log_to_driver=shown)
     except (ConnectionError, RuntimeError, ValueError) as error:
         reason = str(error).partition("\n")[0]
         raise KDTalkerError(
@@ -111,33 +115,36 @@ def stop(patience: float) -> None:
 def serve(settings: Settings) -> None:
     """Serve until SIGINT, or SIGTERM and the end of the running calls."""
     assert settings.cluster is not None
+    if settings.self_signed:
+        raise KDTalkerError(
+            "A self-made certificate is for one machine; a cluster takes --tls-cert, or a proxy has one."
+        )
     logs.configure(settings.log_level, settings.log_format)
-    connect(settings.cluster)
-    patience = _told_to_stop(settings)
+    warn_of_open_door(settings)
+    connect(settings.cluster, settings.log_format == "text")
+    told = _Told()
     start(settings)
     scheme = "http" if settings.tls_cert is None else "https"
     logger.info("ready: %s://%s:%d on every machine of the cluster", scheme, settings.host, settings.port)
-    left = patience()
-    stop(left)
+    told.wait()
+    stop(settings.drain if told.kindly else 0)
 
 
-def _told_to_stop(settings: Settings) -> Any:
-    """A function that waits for a signal and returns how long calls have then."""
-    told = threading.Event()
-    chosen = [0.0]
+class _Told:
+    """SIGTERM and SIGINT, from now on. `kindly`: running calls may finish."""
 
-    def hear(number: int, frame: object) -> None:
-        chosen[0] = settings.drain if number == signal.SIGTERM and not told.is_set() else 0.0
-        told.set()
+    def __init__(self) -> None:
+        self.kindly = False
+        self._event = threading.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._hear)
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, hear)
+    def wait(self) -> None:
+        self._event.wait()
 
-    def wait() -> float:
-        told.wait()
-        return chosen[0]
-
-    return wait
+    def _hear(self, number: int, frame: object) -> None:
+        self.kindly = number == signal.SIGTERM
+        self._event.set()
 
 
 def drain(argv: list[str]) -> int:

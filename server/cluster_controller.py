@@ -12,6 +12,7 @@ import math
 import secrets
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -24,8 +25,10 @@ from server.placement import Bounds, Phase, Scaler, WorkerState, emptiest, fleet
 NAMESPACE = "kdtalker"
 CONTROLLER, FACES, WORKER = "controller", "faces", "worker-"  # names of actors, the last one's beginning
 LOOK = 0.5  # seconds between looks
+LEAVING = 15.0  # seconds that workers have to end their servers
 CLAIM = 10.0  # seconds that a room is kept for a call which is about to begin
-RPC = 2.0  # seconds that the cluster's own directory has to answer
+RPC = 2.0  # seconds between questions to Ray which machines leave, and that it has to answer
+PAUSE = 10.0  # seconds until another worker is tried after one that could not even begin
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +66,9 @@ class Controller:
         self._known: dict[str, _Known] = {}
         self._costs: dict[str, float] = {}  # cores a call, by machine
         self._claims: dict[str, tuple[str, float]] = {}  # worker and end of the claim, by room
-        self._leaving: set[str] = set()  # machines
+        self._leaving: set[str] = set()  # machines that somebody said leave
+        self._ray = _Ray()
+        self._not_before = 0.0  # when the next worker may be started
         self._stopping = False
         for name in ray.util.list_named_actors():
             if name.startswith(WORKER):
@@ -83,8 +88,9 @@ class Controller:
         self._claims = {each: claim for each, claim in self._claims.items() if claim[1] > now}
         having = next((known.state.name for known in self._known.values() if room in known.state.rooms), None)
         held = self._claims.get(room)
-        if having is None and held is not None and held[0] in self._known:
-            having = held[0]
+        if having is None and held is not None:
+            known = self._known.get(held[0])
+            having = held[0] if known is not None and known.state.phase is Phase.OPEN else None
         self._claims[room] = (having or worker, now + CLAIM)
         return having or worker
 
@@ -104,7 +110,8 @@ class Controller:
                 break
             await asyncio.sleep(LOOK)
         leaving = [known.handle.leave.remote() for known in self._known.values() if known.state.url]
-        await asyncio.wait_for(asyncio.gather(*leaving, return_exceptions=True), 15)
+        with suppress(TimeoutError):
+            await asyncio.wait_for(asyncio.gather(*leaving, return_exceptions=True), LEAVING)
         for name in list(self._known):
             self._end(name)
 
@@ -119,6 +126,7 @@ class Controller:
                 report: Report = await known.handle.report.remote(self._costs.get(known.state.node))
             except ray.exceptions.ActorDiedError:
                 logger.warning("worker %s is gone for good", known.state.name)
+                self._not_before = time.monotonic() + PAUSE
                 self._known.pop(known.state.name, None)
                 return
             except ray.exceptions.RayError as error:
@@ -155,14 +163,14 @@ class Controller:
             return  # workers that are there have not all said so yet
         states = [known.state for known in self._known.values()]
         change = self._scaler.look(now, fleet(states))
-        for _ in range(change):
+        for _ in range(change if now >= self._not_before else 0):
             self._start()
         for name in emptiest(states, -change) if change < 0 else ():
             logger.info("worker %s is not needed any more", name)
             self._known[name].handle.drain.remote()
 
     async def _drain_machines(self) -> None:
-        leaving = self._leaving | await asyncio.to_thread(_leaving_machines)
+        leaving = self._leaving | await asyncio.to_thread(self._ray.leaving)
         for known in self._known.values():
             if known.state.node in leaving and known.state.phase is Phase.OPEN:
                 logger.info("worker %s drains: its machine leaves", known.state.name)
@@ -193,13 +201,24 @@ class Controller:
         logger.info("worker %s has left", name)
 
 
-def _leaving_machines() -> set[str]:
-    """Machines that Ray itself is draining: an autoscaler takes them, or somebody ran `ray drain-node`."""
-    from ray._raylet import GcsClient  # Ray Serve learns it in this way as well; there is no public one
+class _Ray:
+    """What Ray knows of its machines. Blocks; for one thread at a time."""
 
-    try:
-        client = GcsClient(address=ray.get_runtime_context().gcs_address)
-        return set(client.get_draining_nodes(timeout=RPC))
-    except Exception as error:
-        logger.warning("Ray does not say which machines leave: %s", str(error).partition("\n")[0])
-        return set()
+    def __init__(self) -> None:
+        self._client: Any = None
+        self._known: set[str] = set()
+        self._asked = float("-inf")
+
+    def leaving(self) -> set[str]:
+        """Machines that are being drained: an autoscaler takes them, or somebody ran `ray drain-node`."""
+        if time.monotonic() - self._asked > RPC:
+            self._asked = time.monotonic()
+            try:
+                if self._client is None:
+                    from ray._raylet import GcsClient  # Ray Serve learns it in this way too; there is no public one
+
+                    self._client = GcsClient(address=ray.get_runtime_context().gcs_address)
+                self._known = set(self._client.get_draining_nodes(timeout=RPC))
+            except Exception as error:
+                logger.warning("Ray does not say which machines leave: %s", str(error).partition("\n")[0])
+        return self._known

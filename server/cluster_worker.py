@@ -24,10 +24,9 @@ from server.placement import Phase, WorkerState
 from server.settings import Settings
 
 STUCK = 30.0  # seconds after which an event loop that does not answer is given up
-# What each machine says for itself, in its own environment.
-MACHINE = {"advertise", "cache", "host", "port", "record_folder", "udp_ports"}
-# What belongs to the front: the port of a worker is plain HTTP inside the cluster.
-FRONT = {"tls_cert", "tls_key", "self_signed", "trusted_proxies", "rate_limit", "rate_burst"}
+# What belongs to the front, or to its machine: the port of a worker is plain HTTP inside the cluster.
+FRONT = {"advertise", "host", "port", "self_signed", "tls_cert", "tls_key", "trusted_proxies"}
+LOCAL = {"advertise", "cache", "record_folder", "udp_ports"}  # what a machine's own environment knows better
 
 logger = logging.getLogger(__name__)
 
@@ -44,15 +43,20 @@ class Report:
 def given(settings: Settings) -> dict[str, object]:
     """What was set for the cluster, for `settings_of` on every machine."""
     dumped = settings.model_dump(exclude_unset=True)
-    return {name: value for name, value in dumped.items() if name not in MACHINE | FRONT}
+    return {name: value for name, value in dumped.items() if name not in FRONT}
 
 
 def settings_of(name: str, told: Mapping[str, object]) -> Settings:
-    """A worker's settings: the machine's environment, with what the cluster was told on top."""
-    own: dict[str, Any] = {"workers": math.ceil(cores()), "max_sessions": 2 * math.ceil(cores())}
-    trust: dict[str, Any] = {"tls_cert": None, "tls_key": None, "self_signed": False, "trusted_proxies": ("*",)}
-    # The front tells whose request it is; a limit is kept by every worker for itself.
-    return Settings(**own | dict(told) | trust | {"prefix": f"{name}-", "port": 0})
+    """A worker's settings: what the cluster was told, before what its machine's environment says.
+
+    Where a machine is, and which folders and ports it has, it knows better itself.
+    """
+    count = math.ceil(cores())
+    here = Settings()
+    local = {each: getattr(here, each) for each in LOCAL & here.model_fields_set}
+    plain = {"tls_cert": None, "tls_key": None, "self_signed": False}
+    usual: dict[str, Any] = {"workers": count, "max_sessions": 2 * count}
+    return Settings(**usual | dict(told) | local | plain | {"prefix": f"{name}-"})
 
 
 class AvatarWorker:

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 
 from prometheus_client.parser import text_string_to_metric_families
 
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
 
 def merged(pages: Mapping[str, str]) -> str:
     """Pages by worker -> one page, every sample with its `worker` as a label, every metric described once."""

@@ -25,7 +25,7 @@ from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from server import proxy
 from server.control import MAX_FRAME
-from server.exposition import merged
+from server.exposition import CONTENT_TYPE, merged
 from server.placement import Directory, Phase, WorkerState
 from server.problems import ProblemError, not_now, response
 from server.settings import Settings
@@ -130,7 +130,7 @@ class Ingress:
         answers = await self._everywhere(request)
         if isinstance(answers, Response):
             return answers
-        return PlainTextResponse(merged({name: body.decode() for name, body in answers}))
+        return Response(merged({name: body.decode() for name, body in answers}), media_type=CONTENT_TYPE)
 
     async def _answer(self, asked: proxy.Asked, path: str) -> Response:
         if asked.method == "POST" and path == "/sessions":
@@ -179,11 +179,16 @@ class Ingress:
 
     async def _publish(self, asked: proxy.Asked, room: str) -> Response:
         """A room has one call: whoever publishes into it comes to that worker."""
+        if self._directory.best() is None:
+            await self._look()
         worker = self._directory.in_room(room) or self._directory.best()
         if worker is None:
             raise self._nobody()
         name = await self._registry.claim(room, worker.name)
-        return await self._at(await self._named(name), asked)
+        try:
+            return await self._at(await self._named(name), asked)
+        except ProblemError:
+            raise not_now("gone", "The worker that had this room is gone; try again.", 1) from None
 
     async def _in_room(self, room: str) -> WorkerState:
         for fresh in (False, True):
@@ -208,12 +213,20 @@ class Ingress:
         return worker
 
     async def _at(self, worker: WorkerState, asked: proxy.Asked) -> Response:
+        """Ask the one worker that can answer, for as long as it is known to live: a dead machine refuses nothing."""
+        answer = asyncio.create_task(proxy.send(self._http, worker.url, asked))
         try:
-            return proxy.handed_on(await proxy.send(self._http, worker.url, asked))
+            while not (await asyncio.wait({answer}, timeout=LOOK))[0]:
+                now = self._directory.find(worker.name)
+                if now is None or now.phase is Phase.STARTING:
+                    raise ProblemError(404, GONE)
+            return proxy.handed_on(answer.result())
         except proxy.UnreachableError:
             raise ProblemError(404, GONE) from None  # nobody listens there any more: its calls are gone
         except proxy.BrokenError:
             raise not_now("gone", "The worker that has this call does not answer; try again.", 1) from None
+        finally:
+            answer.cancel()
 
     async def _anywhere(self, asked: proxy.Asked) -> Response:
         """What any worker knows: the page, the avatars, the voices."""
@@ -238,9 +251,10 @@ class Ingress:
                 answer = await proxy.send(self._http, worker.url, question)
             except (proxy.UnreachableError, proxy.BrokenError):
                 return worker, None
-            if answer.status_code != 200:
-                return worker, proxy.handed_on(answer)
-            return worker, await answer.aread()
+            body = await answer.aread()
+            if answer.status_code == 200:
+                return worker, body
+            return worker, Response(body, answer.status_code, media_type=answer.headers.get("Content-Type"))
 
         answers = await asyncio.gather(*map(ask, self._preferred()))
         refusals = [answer for _, answer in answers if isinstance(answer, Response)]
