@@ -46,7 +46,7 @@ serve: install
 # Tests and training use torch on the CPU: ask for that build by its name, else whatever the index gives.
 $(VENV)/.tests: $(VENV)/.installed
 	@$(PIP) "torch==$(TORCH)+cpu" 2>/dev/null || $(PIP) torch
-	@$(PIP) --editable ".[test,train,kdtalker]" "$(MEDIAPIPE_PROTOBUF)"
+	@$(PIP) --editable ".[test,train,kdtalker,cluster]" "$(MEDIAPIPE_PROTOBUF)"
 	@touch $@
 
 # Chromium drives the page, espeak-ng speaks. Without root the tests that need them say why they were left out.

@@ -195,7 +195,7 @@ class Simulation:
 
     def _see(self, now: float) -> None:
         """The controller decides; ingresses hear what changed."""
-        change = self._scaler.look(now, Fleet(self._starting, self._open, self._open_calls, self._open_free))
+        change = self._scaler.look(now, self._fleet())
         for _ in range(change):
             self._start(now, self._service.start)
         for name in emptiest(self._workers.values(), -change) if change < 0 else ():
@@ -208,6 +208,10 @@ class Simulation:
                 else:
                     directory.drop(name)
             changed.clear()
+
+    def _fleet(self) -> Fleet:
+        draining = len(self._workers) - self._starting - self._open
+        return Fleet(self._starting, self._open, self._open_calls, self._open_free, draining)
 
     def _start(self, now: float, wait: float) -> None:
         name = f"{next(self._names):08x}"

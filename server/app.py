@@ -173,6 +173,7 @@ def serve(settings: Settings) -> None:
         app,
         host=settings.host,
         port=settings.port,
+        loop="asyncio",  # aiortc_door knows its transports
         log_config=None,
         access_log=False,
         proxy_headers=bool(settings.trusted_proxies),

@@ -52,7 +52,7 @@ def settings_of(name: str, told: Mapping[str, object]) -> Settings:
     Where a machine is, and which folders and ports it has, it knows better itself.
     """
     count = math.ceil(cores())
-    here = Settings()
+    here = Settings(**dict[str, Any]())
     local = {each: getattr(here, each) for each in LOCAL & here.model_fields_set}
     plain = {"tls_cert": None, "tls_key": None, "self_signed": False}
     usual: dict[str, Any] = {"workers": count, "max_sessions": 2 * count}

@@ -124,12 +124,13 @@ class Bounds:
 
 @dataclass(frozen=True, slots=True)
 class Fleet:
-    """All workers in four numbers: how many start and how many are open, and of those calls and free places."""
+    """All workers in five numbers: how many start, how many are open, of those calls and free places, how many drain."""
 
     starting: int
     open: int
     calls: int
     free: int
+    draining: int = 0
 
     @property
     def size(self) -> float:
@@ -138,21 +139,24 @@ class Fleet:
 
 
 def fleet(workers: Iterable[WorkerState]) -> Fleet:
-    starting = opened = calls = free = 0
+    starting = opened = calls = free = draining = 0
     for worker in workers:
         if worker.phase is Phase.STARTING:
             starting += 1
         elif worker.phase is Phase.OPEN:
             opened, calls, free = opened + 1, calls + worker.calls, free + worker.free
-    return Fleet(starting, opened, calls, free)
+        else:
+            draining += 1
+    return Fleet(starting, opened, calls, free, draining)
 
 
 def missing(now: Fleet, bounds: Bounds) -> int:
-    """Workers that should be started."""
+    """Workers that should be started; those that drain still need their cores, and count for the maximum."""
     staying = now.starting + now.open
     ready = now.free + now.starting * now.size
     wanted = math.ceil((bounds.spare - ready) / now.size) if ready < bounds.spare else 0
-    return max(bounds.minimum - staying, min(wanted, bounds.maximum - staying), 0)
+    wanted = max(wanted, bounds.minimum - staying)
+    return max(0, min(wanted, bounds.maximum - staying - now.draining))
 
 
 def surplus(now: Fleet, bounds: Bounds) -> int:

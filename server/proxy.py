@@ -99,8 +99,8 @@ async def relay(socket: WebSocket, url: str, limit: int) -> None:
     Raises UnreachableError before anything was answered.
     """
     headers = {key: value for key, value in _passed_on(socket).items() if not key.startswith("sec-websocket")}
-    target = "ws" + url.removeprefix("http") + target_of(socket)
-    headers.pop("host", None)
+    # Under the name that it was asked by: a server takes a page's own requests only.
+    target = f"ws://{headers.pop('host', 'localhost')}{target_of(socket)}"
     try:
         upstream = await connect(
             target,

@@ -1,5 +1,6 @@
 """The command line: help, unknown words, and one video from photo and speech."""
 
+import os
 import subprocess
 import sys
 import wave
@@ -109,3 +110,15 @@ def test_the_embedded_profile_needs_no_torch(tmp_path: Path, spoken: Path) -> No
     done = subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "out.mp4").stat().st_size > 10_000
+
+
+def test_a_cluster_without_ray_or_without_machines_says_what_to_do(tmp_path: Path) -> None:
+    told = [sys.executable, "-m", "kdtalker", "serve", "--cluster", "auto"]
+    environment = os.environ | {"RAY_TMPDIR": str(tmp_path), "RAY_ADDRESS": ""}
+    done = subprocess.run(
+        told, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 1
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("kdtalker")]
+    assert "pip install '.[cluster]'" in line or "ray start --head" in line
+    assert "Traceback" not in done.stderr

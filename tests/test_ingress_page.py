@@ -7,11 +7,16 @@ from typing import TYPE_CHECKING
 import httpx
 import pytest
 
-from tests.browser import visit
+from tests.browser import Visit, visit
 from tests.front import fronted
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
+
+
+def mouth(visitor: Visit) -> float:
+    """How far the mouth of the latest call is told to move."""
+    return float(httpx.get(f"{visitor.sessions[-1]}/stats").json()["controls"]["mouth_scale"])
 
 
 def test_a_call_whose_worker_dies_goes_on_at_another(
@@ -29,11 +34,7 @@ def test_a_call_whose_worker_dies_goes_on_at_another(
               slider.dispatchEvent(new Event('input', { bubbles: true }));
             }"""
         )
-
-        def controls() -> float:
-            return float(httpx.get(f"{visitor.sessions[-1]}/stats").json()["controls"]["mouth_scale"])
-
-        visitor.until(lambda: controls() == 0.75)
+        visitor.until(lambda: mouth(visitor) == 0.75)
         before = visitor.sessions[-1]
         owner = before.rpartition("/")[2].partition("-")[0]
         front.servers[owner].process.kill()
@@ -43,7 +44,7 @@ def test_a_call_whose_worker_dies_goes_on_at_another(
         after = visitor.sessions[-1]
         assert owner not in after
         assert httpx.get(f"{after}/stats").json()["avatar"] == "astronaut"
-        visitor.until(lambda: controls() == 0.75)
+        visitor.until(lambda: mouth(visitor) == 0.75)
         assert page.inner_text("#headline") == "It speaks with you."
 
 

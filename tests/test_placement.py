@@ -85,6 +85,7 @@ def test_the_heap_finds_what_a_search_finds(said: list[WorkerState], but: set[st
         (Fleet(starting=0, open=1, calls=4, free=0), 1),
         (Fleet(starting=1, open=1, calls=4, free=0), 0),
         (Fleet(starting=0, open=3, calls=12, free=0), 0),  # the maximum
+        (Fleet(starting=0, open=2, calls=8, free=0, draining=1), 0),  # which a draining one still takes up
     ],
 )
 def test_one_is_started_when_no_place_is_left(state: Fleet, started: int) -> None:
@@ -127,7 +128,7 @@ def test_what_goes_is_not_missed(starting: int, opened: int, calls: int, free: i
 def test_the_emptiest_go_and_draining_ones_do_not_count() -> None:
     workers = [worker("a", 2, calls=2), worker("b", 4), worker("c", 4), worker("d", 4, phase=Phase.DRAINING)]
     assert emptiest(workers, 2) == ["c", "b"]
-    assert fleet(workers) == Fleet(starting=0, open=3, calls=2, free=10)
+    assert fleet(workers) == Fleet(starting=0, open=3, calls=2, free=10, draining=1)
 
 
 def test_bounds_make_sense() -> None:
