@@ -124,7 +124,7 @@ class Bounds:
 
 @dataclass(frozen=True, slots=True)
 class Fleet:
-    """All workers in five numbers: how many start, how many are open, of those calls and free places, how many drain."""
+    """All workers in numbers: how many start, are open and drain; of the open ones their calls and free places."""
 
     starting: int
     open: int
@@ -160,10 +160,10 @@ def missing(now: Fleet, bounds: Bounds) -> int:
 
 
 def surplus(now: Fleet, bounds: Bounds) -> int:
-    """Workers that could be spared: without them the spare places, and one worker's more, would still be free."""
+    """Workers that could be spared: without them the spare places, and half a worker's more, would still be free."""
     if now.starting:
         return 0
-    kept = bounds.spare + now.size
+    kept = bounds.spare + now.size / 2
     return max(0, min(math.floor((now.free - kept) / now.size), now.open - bounds.minimum))
 
 

@@ -23,7 +23,7 @@ import httpx
 import numpy as np
 import pytest
 
-from benchmarks.peer import RATE, Peer
+from benchmarks.peer import RATE, Peer, RefusedError
 from tests.conftest import PORTRAIT, REPOSITORY, free_port
 
 if find_spec("ray") is None:
@@ -79,14 +79,18 @@ class Machines:
     async def calls(self, count: int) -> AsyncIterator[list[Peer]]:
         """So many calls, one after another, each as soon as there is a place."""
         async with AsyncExitStack() as stack:
-            peers = []
-            for _ in range(count):
+            peers: list[Peer] = []
 
-                async def ready() -> bool:
-                    return (await ask(f"{self.url}/readyz")).status_code == 200
+            async def another() -> bool:
+                peer = Peer(self.url, SOUND, every=1000, listens=False)
+                try:
+                    peers.append(await stack.enter_async_context(peer))
+                except RefusedError as refused:
+                    if refused.answer.status_code != 503:
+                        raise
+                return len(peers) == count
 
-                await self.until(ready)
-                peers.append(await stack.enter_async_context(Peer(self.url, SOUND, every=1000, listens=False)))
+            await self.until(another)
             yield peers
 
 

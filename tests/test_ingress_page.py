@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 import httpx
@@ -39,8 +40,10 @@ def test_a_call_whose_worker_dies_goes_on_at_another(
         owner = before.rpartition("/")[2].partition("-")[0]
         front.servers[owner].process.kill()
         front.servers[owner].process.wait()
+        died = time.monotonic()
         visitor.state("reconnecting")
         visitor.state("live")
+        print(f"live again {time.monotonic() - died:.1f} s after the worker died")
         after = visitor.sessions[-1]
         assert owner not in after
         assert httpx.get(f"{after}/stats").json()["avatar"] == "astronaut"
