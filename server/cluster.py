@@ -98,7 +98,7 @@ def start(settings: Settings) -> None:
         name="ingress",
         num_replicas=settings.ingresses,
         max_ongoing_requests=1000,
-        ray_actor_options={"num_cpus": 0.1},
+        ray_actor_options={"num_cpus": 0},  # or a worker would not fit beside it
     )
     ray_serve.run(ingress.bind(), name=APPLICATION, route_prefix="/")
 

@@ -135,7 +135,9 @@ class Visit:
             self.sessions.append(self.origin + response.headers["location"])
 
     def _said(self, message: ConsoleMessage) -> None:
-        expected = any(f"status of {status} " in message.text for status in self.refusals)
+        # a request's refusal, and a WebSocket's
+        told = [f"{words} {status}" for words in ("status of", "response code:") for status in self.refusals]
+        expected = any(f"{each} " in f"{message.text} " for each in told)
         if message.type in ("error", "warning") and not expected:
             self.complaints.append(message.text)
 

@@ -120,9 +120,9 @@ def machines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machines]:
     }.items():
         patch.setenv(name, value)
     options = {"object_store_memory": STORE, "include_dashboard": False}
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1.1, **options})
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, **options})
     for _ in range(2):
-        cluster.add_node(num_cpus=1.1, object_store_memory=STORE)
+        cluster.add_node(num_cpus=1, object_store_memory=STORE)
     port = free_port()
     told = {"max_sessions": PLACES, "max_workers": 3, "calm": 3, "worker_patience": 10, "drain": 1}
     told |= {"load_shedding": False, "video_size": 256, "lost_after": 20, "grace": 60, "photos": folder / "photos"}

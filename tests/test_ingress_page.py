@@ -41,7 +41,7 @@ def test_a_call_whose_worker_dies_goes_on_at_another(
         front.servers[owner].process.kill()
         front.servers[owner].process.wait()
         died = time.monotonic()
-        visitor.state("reconnecting")
+        visitor.until(lambda: len(visitor.sessions) == 2)
         visitor.state("live")
         print(f"live again {time.monotonic() - died:.1f} s after the worker died")
         after = visitor.sessions[-1]
