@@ -115,6 +115,18 @@ def test_room_is_what_calls_are_measured_to_cost() -> None:
     assert day.governor.places(0) == 1, "one call is always tried"
 
 
+def test_what_others_measured_holds_until_a_call_is_measured_here() -> None:
+    day = Day(cores=4)
+    assert day.governor.cost is None
+    day.governor.expect(1.2)
+    assert day.governor.places(0) == 3
+    assert day.governor.cost is None, "what was heard is not handed on"
+    day.look(50, missed=0, used=0.6, calls=1)
+    day.governor.expect(1.2)
+    assert day.governor.cost == pytest.approx(0.6, abs=0.01)
+    assert day.governor.places(0) == 6
+
+
 def test_a_machine_has_cores() -> None:
     assert 0 < cores() <= (os.cpu_count() or 1)
 
