@@ -15,6 +15,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from typing import Protocol
 
+import httpx
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
@@ -162,7 +163,7 @@ class Ingress:
     async def _offer(self, worker: WorkerState, asked: proxy.Asked) -> Response | None:
         """A worker's answer to a new call; None where it has no place, or is gone."""
         try:
-            answer = await proxy.send(self._http, worker.url, asked)
+            answer = await self._send(worker, asked)
         except proxy.UnreachableError:
             self._directory.drop(worker.name)
             return None
@@ -213,18 +214,23 @@ class Ingress:
         return worker
 
     async def _at(self, worker: WorkerState, asked: proxy.Asked) -> Response:
-        """Ask the one worker that can answer, for as long as it is known to live: a dead machine refuses nothing."""
+        """The answer of the one worker that has it."""
+        try:
+            return proxy.handed_on(await self._send(worker, asked))
+        except proxy.UnreachableError:
+            raise ProblemError(404, GONE) from None  # nobody is there any more: its calls are gone
+        except proxy.BrokenError:
+            raise not_now("gone", "The worker that has this call does not answer; try again.", 1) from None
+
+    async def _send(self, worker: WorkerState, asked: proxy.Asked) -> httpx.Response:
+        """As `proxy.send`, for as long as the worker is known to live: a machine that is dead refuses nothing."""
         answer = asyncio.create_task(proxy.send(self._http, worker.url, asked))
         try:
             while not (await asyncio.wait({answer}, timeout=LOOK))[0]:
                 now = self._directory.find(worker.name)
                 if now is None or now.phase is Phase.STARTING:
-                    raise ProblemError(404, GONE)
-            return proxy.handed_on(answer.result())
-        except proxy.UnreachableError:
-            raise ProblemError(404, GONE) from None  # nobody listens there any more: its calls are gone
-        except proxy.BrokenError:
-            raise not_now("gone", "The worker that has this call does not answer; try again.", 1) from None
+                    raise proxy.UnreachableError(worker.url)
+            return answer.result()
         finally:
             answer.cancel()
 
@@ -234,7 +240,7 @@ class Ingress:
         for worker in self._preferred():
             tried.add(worker.name)
             try:
-                return proxy.handed_on(await proxy.send(self._http, worker.url, asked))
+                return proxy.handed_on(await self._send(worker, asked))
             except proxy.UnreachableError:
                 continue
             except proxy.BrokenError:
@@ -248,7 +254,7 @@ class Ingress:
 
         async def ask(worker: WorkerState) -> tuple[WorkerState, Response | bytes | None]:
             try:
-                answer = await proxy.send(self._http, worker.url, question)
+                answer = await self._send(worker, question)
             except (proxy.UnreachableError, proxy.BrokenError):
                 return worker, None
             body = await answer.aread()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -141,6 +142,18 @@ async def test_a_worker_that_is_gone_is_passed_over(front: Front) -> None:
     assert (await ask(f"{front.url}/sessions/aaaa0001-x/stats")).status_code == 404
     async with Peer(front.url) as peer:
         assert peer.location.startswith("/sessions/bbbb0002-")
+    await front.open("aaaa0001", 2)
+
+
+async def test_a_worker_that_is_silent_is_given_up_once_it_is_known_to_be_dead(front: Front) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        await front.say("aaaa0001", url="http://{}:{}".format(*silent.getsockname()), phase=Phase.OPEN, places=9)
+        await front.open("bbbb0002", 1)
+        asking = [asyncio.create_task(ask(f"{front.url}/{path}")) for path in ("sessions/aaaa0001-x/stats", "voices")]
+        done, _ = await asyncio.wait(asking, timeout=1)
+        assert not done
+        await front.say("aaaa0001", phase=Phase.STARTING)
+        assert [answer.status_code for answer in await asyncio.gather(*asking)] == [404, 200]
     await front.open("aaaa0001", 2)
 
 
