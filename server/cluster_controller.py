@@ -124,12 +124,12 @@ class Controller:
         while True:
             try:
                 report: Report = await known.handle.report.remote(self._costs.get(known.state.node))
-            except ray.exceptions.ActorDiedError:
-                logger.warning("worker %s is gone for good", known.state.name)
-                self._not_before = time.monotonic() + PAUSE
-                self._known.pop(known.state.name, None)
-                return
             except ray.exceptions.RayError as error:
+                if not _there(known.state.name):
+                    logger.warning("worker %s is gone for good", known.state.name)
+                    self._not_before = time.monotonic() + PAUSE
+                    self._known.pop(known.state.name, None)
+                    return
                 logger.warning("worker %s begins anew: %s", known.state.name, str(error).partition("\n")[0])
                 known.state = WorkerState(known.state.name)
             else:
@@ -199,6 +199,15 @@ class Controller:
             known.following.cancel()
         ray.kill(known.handle, no_restart=True)
         logger.info("worker %s has left", name)
+
+
+def _there(worker: str) -> bool:
+    """Whether Ray still has this worker, be it that it is starting it anew."""
+    try:
+        ray.get_actor(WORKER + worker, NAMESPACE)
+    except ValueError:
+        return False
+    return True
 
 
 class _Ray:
