@@ -1,6 +1,7 @@
 """A Ray cluster of three machines on this one: where calls go, how it grows and shrinks, and what may die.
 
-Pictures have 256 pixels and a call whatever rate the cores of this machine carry; rates are measured elsewhere.
+Twelve calls on two cores have sound, and pictures of 256 pixels at whatever rate is left for them, which may be none;
+two have both. Rates are measured elsewhere.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ from server.placement import Phase, WorkerState
 pytestmark = [pytest.mark.timeout(280), pytest.mark.filterwarnings("default")]
 PLACES = 4  # calls of one worker
 PATIENCE = 90  # seconds for whatever a loaded machine takes
+PACKETS = 50  # of sound, one second
 STORE = 100_000_000  # bytes, the least that Ray takes being 75 MB
 SOUND = np.zeros(RATE, np.int16)
 
@@ -111,8 +113,12 @@ def worker_of(peer: Peer) -> str:
 
 
 async def go_on(peers: list[Peer]) -> None:
-    """Every one of these calls still brings pictures."""
-    await asyncio.gather(*(peer.pictures(3, PATIENCE) for peer in peers))
+    """Every one of these calls still brings sound, which is never given up for pictures."""
+    before = [len(peer.received.timestamps["audio"]) for peer in peers]
+    async with asyncio.timeout(PATIENCE):
+        for peer, count in zip(peers, before, strict=True):
+            while len(peer.received.timestamps["audio"]) < count + PACKETS:
+                await asyncio.sleep(0.1)
 
 
 @pytest.fixture(scope="module")
@@ -194,6 +200,7 @@ async def test_the_controller_may_die(machines: Machines) -> None:
         assert {worker.name for worker in await machines.workers()} >= known
         async with machines.calls(1) as more:
             await go_on([*peers, *more])
+            await asyncio.gather(*(peer.pictures(10, PATIENCE) for peer in (*peers, *more)))
 
 
 async def test_an_ingress_may_die(machines: Machines) -> None:
