@@ -9,7 +9,7 @@ from collections.abc import Callable
 COMMANDS = {
     "serve": ("server.cli:serve", "run the avatar server and its page"),
     "top": ("server.top:top", "the live calls of a server, in the terminal"),
-    "drain": ("server.cluster:drain", "let this machine's calls finish before it leaves a cluster"),
+    "drain": ("server.cli:drain", "let this machine's calls finish before it leaves a cluster"),
     "link": ("server.cli:link", "a link that lets a guest in and expires"),
     "present": ("server.present_cli:present", "an avatar speaks, live, to an RTMP server or a WHIP endpoint"),
     "render": ("engines.cli:render", "photo and speech to a video file"),

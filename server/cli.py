@@ -50,6 +50,19 @@ def serve(argv: list[str]) -> int:
     return 0
 
 
+def drain(argv: list[str]) -> int:
+    """Let the calls of this machine finish before it leaves a cluster; returns when they have, or had their time."""
+    parser = argparse.ArgumentParser(prog="kdtalker drain", description=drain.__doc__)
+    parser.add_argument("--cluster", default="auto", metavar="ADDRESS", help="of the Ray cluster; default: auto")
+    parser.add_argument("--within", type=float, default=600, metavar="SECONDS", help="default: %(default)s")
+    given = parser.parse_args(argv)
+    from server import cluster  # Ray is an extra
+
+    calls = cluster.drain(given.cluster, given.within)
+    print(f"{calls} calls have not finished" if calls else "no calls are left")
+    return 0
+
+
 UNITS = {"m": 60, "h": 3600, "d": 86_400}
 
 

@@ -5,7 +5,6 @@ Ray places, supervises and restarts the processes; nothing of that is done here.
 
 from __future__ import annotations
 
-import argparse
 import logging
 import signal
 import threading
@@ -147,17 +146,12 @@ class _Told:
         self._event.set()
 
 
-def drain(argv: list[str]) -> int:
-    """Let the calls of this machine finish before it leaves a cluster; returns when they have, or had their time."""
-    parser = argparse.ArgumentParser(prog="kdtalker drain", description=drain.__doc__)
-    parser.add_argument("--cluster", default="auto", metavar="ADDRESS", help="of the Ray cluster; default: auto")
-    parser.add_argument("--within", type=float, default=600, metavar="SECONDS", help="default: %(default)s")
-    options = parser.parse_args(argv)
-    connect(options.cluster)
+def drain(address: str, patience: float) -> int:
+    """Let the calls of this machine finish, for `patience` seconds at most; returns how many have not."""
+    connect(address)
     controller = ray.get_actor(CONTROLLER, NAMESPACE)
     node = ray.get_runtime_context().get_node_id()
-    deadline = time.monotonic() + options.within
-    while (calls := ray.get(controller.drain.remote(node))) and time.monotonic() < deadline:
+    deadline = time.monotonic() + patience
+    while (calls := int(ray.get(controller.drain.remote(node)))) and time.monotonic() < deadline:
         time.sleep(1)
-    print("no calls are left" if not calls else f"{calls} calls have not finished")
-    return 0
+    return calls

@@ -121,10 +121,10 @@ def test_what_others_measured_holds_until_a_call_is_measured_here() -> None:
     day.governor.expect(1.2)
     assert day.governor.places(0) == 3
     assert day.governor.cost is None, "what was heard is not handed on"
-    day.look(50, missed=0, used=0.6, calls=1)
+    day.look(50, missed=0, used=0.5, calls=1)
     day.governor.expect(1.2)
-    assert day.governor.cost == pytest.approx(0.6, abs=0.01)
-    assert day.governor.places(0) == 6
+    assert day.governor.cost == pytest.approx(0.5, abs=0.01)
+    assert day.governor.places(0) == 7
 
 
 def test_a_machine_has_cores() -> None:

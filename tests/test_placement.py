@@ -101,7 +101,7 @@ def test_one_goes_after_a_calm_and_never_the_last() -> None:
     idle, busy = Fleet(starting=0, open=3, calls=1, free=11), Fleet(starting=0, open=3, calls=9, free=3)
     assert [scaler.look(now, idle) for now in (0, 59)] == [0, 0]
     assert scaler.look(59.5, busy) == 0, "the calm begins anew"
-    assert [scaler.look(now, idle) for now in (60, 119, 120)] == [0, 0, -1]
+    assert [scaler.look(now, idle) for now in (60, 119, 120)] == [0, 0, -2], "all that can be spared at once"
     alone = Fleet(starting=0, open=1, calls=0, free=40)
     assert [scaler.look(now, alone) for now in (200, 300)] == [0, 0]
 
