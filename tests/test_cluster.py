@@ -206,6 +206,7 @@ async def test_the_controller_may_die(machines: Machines) -> None:
 
 async def test_an_ingress_may_die(machines: Machines) -> None:
     async with machines.calls(1) as peers:
+        await go_on(peers)
         replicas = [actor for actor in ray.util.list_named_actors(all_namespaces=True) if "ingress" in actor["name"]]
         assert len(replicas) == 2
         ray.kill(ray.get_actor(replicas[0]["name"], replicas[0]["namespace"]), no_restart=False)
