@@ -30,7 +30,7 @@ from server.placement import Bounds, Directory, Fleet, Phase, Scaler, WorkerStat
 
 HOUR = 3600.0
 CORES_A_CALL = 0.52  # docs/server.md, one call at 512 pixels
-START = 8.4  # seconds until a worker is open, docs/cluster.md
+START = 8.4  # seconds until a worker is open; docs/cluster.md saw 5 to 11
 SIZES = (10, 100, 1000, 10_000)
 PATTERNS = ("steady", "day", "bursts")
 # Of a day, the rate at every full hour by the rate at its peak: little at night, most before noon and in the afternoon.
