@@ -24,9 +24,10 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.machine import machine
-from server.ingress import LOOK, TRIES
+from server.ingress import TRIES
 from server.load import fitting
 from server.placement import Bounds, Directory, Fleet, Phase, Scaler, WorkerState, emptiest
+from server.roster import LOOK
 
 HOUR = 3600.0
 CORES_A_CALL = 0.52  # docs/server.md, one call at 512 pixels

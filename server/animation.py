@@ -9,7 +9,7 @@ from engines.controls import Controls
 from engines.types import SPEECH_SAMPLES, ByteArray, FloatArray, MotionTick
 from server.batcher import Lease
 from server.clock import SessionClock
-from server.load import Governor
+from server.load import Governor, has_picture
 from server.metrics import CallMetrics
 from server.stream import PictureStream
 from server.tracks import UnheardSound
@@ -96,7 +96,7 @@ class Animation:
 
     async def _show(self, motion: MotionTick, clock: SessionClock, onlookers: Onlookers, *, newest: bool) -> None:
         effort = self._governor.effort
-        if effort.skip and motion.tick % effort.skip == 0:
+        if not has_picture(motion.tick, effort.rate):
             return
         streams = onlookers.streams(effort.pixels)
         if not streams and not onlookers.recorded:

@@ -30,6 +30,7 @@ def serve(argv: list[str]) -> int:
     parser.add_argument("--udp-ports", metavar="FIRST-LAST", help="ports for sound and pictures; default: any")
     parser.add_argument("--video-bitrate", type=int, metavar="BITS", help="a second, at most; default: 1200000")
     parser.add_argument("--video-size", type=int, choices=[256, 384, 512], help="pixels of a side; default: 512")
+    parser.add_argument("--video-rate", type=int, metavar="PICTURES", help="a second, 5 to 25; default: 25")
     parser.add_argument("--keyframe-interval", type=float, metavar="SECONDS", help="default: only when asked for")
     parser.add_argument("--cluster", metavar="auto|ADDRESS", help="serve from every machine of a Ray cluster")
     parser.add_argument("--worker-cpus", type=float, metavar="CORES", help="of a cluster's worker; default: 1")

@@ -13,12 +13,14 @@ from typing import Any
 
 import ray
 from ray import serve as ray_serve
+from ray.serve.config import RequestRouterConfig
 
 from engines.types import KDTalkerError
 from server import logs
 from server.app import warn_of_open_door
 from server.cluster_controller import CONTROLLER, FACES, NAMESPACE, Controller, Orders
 from server.cluster_faces import Faces
+from server.cluster_routing import PresentIngress
 from server.cluster_worker import given
 from server.ingress import create_ingress
 from server.placement import Bounds, WorkerState
@@ -97,6 +99,7 @@ def start(settings: Settings) -> None:
         name="ingress",
         num_replicas=settings.ingresses,
         max_ongoing_requests=1000,
+        request_router_config=RequestRouterConfig(request_router_class=PresentIngress),
         ray_actor_options={"num_cpus": 0},  # or a worker would not fit beside it
     )
     ray_serve.run(ingress.bind(), name=APPLICATION, route_prefix="/")

@@ -29,6 +29,7 @@ LEAVING = 15.0  # seconds that workers have to end their servers
 CLAIM = 10.0  # seconds that a room is kept for a call which is about to begin
 RPC = 2.0  # seconds between questions to Ray which machines leave, and that it has to answer
 PAUSE = 10.0  # seconds until another worker is tried after one that could not even begin
+GIVEN_UP = 300.0  # seconds without a word after which a worker is ended: no machine takes it, or its process hangs
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +52,7 @@ class Orders:
 class _Known:
     handle: Any
     state: WorkerState
-    heard: float  # when it last reported
+    heard: float  # when it last reported, or was started
     following: asyncio.Task[None] | None = None
     failure: str | None = None
 
@@ -87,12 +88,13 @@ class Controller:
         now = time.monotonic()
         self._claims = {each: claim for each, claim in self._claims.items() if claim[1] > now}
         having = next((known.state.name for known in self._known.values() if room in known.state.rooms), None)
+        if having is not None:
+            return having
         held = self._claims.get(room)
-        if having is None and held is not None:
-            known = self._known.get(held[0])
-            having = held[0] if known is not None and known.state.phase is Phase.OPEN else None
-        self._claims[room] = (having or worker, now + CLAIM)
-        return having or worker
+        if held is not None and (known := self._known.get(held[0])) is not None and known.state.phase is Phase.OPEN:
+            return held[0]
+        self._claims[room] = (worker, now + CLAIM)
+        return worker
 
     async def drain(self, node: str) -> int:
         """Let nobody in on this machine any more; returns how many calls it still has."""
@@ -157,7 +159,8 @@ class Controller:
                 known.state = replace(known.state, phase=Phase.STARTING, calls=0, places=0, rooms=())
         await self._drain_machines()
         for known in list(self._known.values()):
-            if known.state.phase is Phase.DRAINING and not known.state.calls:
+            done = known.state.phase is Phase.DRAINING and not known.state.calls
+            if done or now - known.heard > GIVEN_UP:
                 self._end(known.state.name)
         if asyncio.get_running_loop().time() < self._settled:
             return  # workers that are there have not all said so yet
@@ -180,6 +183,7 @@ class Controller:
     def _start(self) -> None:
         name = secrets.token_hex(4)
         orders = self._orders
+        leaving = ", ".join(sorted(self._leaving))
         actor = ray.remote(AvatarWorker).options(
             name=WORKER + name,
             namespace=NAMESPACE,
@@ -189,6 +193,7 @@ class Controller:
             max_restarts=-1,
             max_concurrency=8,
             scheduling_strategy="SPREAD",
+            label_selector={"ray.io/node-id": f"!in({leaving})"} if leaving else {},
         )
         logger.info("worker %s is to start", name)
         self._follow(name, actor.remote(name, orders.told, orders.cpus, self._faces))

@@ -17,10 +17,11 @@ PATIENCE = 10.0  # seconds that a worker waits for this actor, which may be begi
 class Faces:
     """An actor. Faces are in its memory; with `url` their photos are files as well and outlive it."""
 
-    def __init__(self, limit: int, keep: float, url: str | None) -> None:
+    async def __init__(self, limit: int, keep: float, url: str | None) -> None:  # type: ignore[misc]
         self._shelf = OwnShelf(limit, keep)
         self._photos = Photos(url, keep) if url else None
-        self._sweeping: asyncio.Task[None] | None = None
+        if self._photos is not None:
+            self._sweeping = asyncio.create_task(self._sweep(self._photos), name="photos")
 
     async def put(self, avatar: Avatar, photo: bytes) -> bool:
         """Whether there was room for it."""
@@ -30,7 +31,6 @@ class Faces:
             return False
         if self._photos is not None and avatar.owner is not None:
             await asyncio.to_thread(self._photos.put, avatar.id, avatar.owner, photo)
-            self._sweeping = self._sweeping or asyncio.create_task(self._sweep(self._photos))
         return True
 
     async def find(self, name: str, owner: str) -> Avatar | bytes | None:

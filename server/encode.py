@@ -183,7 +183,8 @@ class VideoEncoder:
     Made and used on the event loop, where `emit(tick, packet)` and `drop(cause)` are called too.
     `too_late(tick)` is asked on the thread, just before a picture is encoded: what nobody can see any more
     is skipped there (`late_before_encoding`) and never after, because every later picture of these formats
-    is built on the one before. The queue holds two pictures and keeps the latest (`encoder_busy`).
+    is built on the one before. The queue holds two pictures and keeps the latest (`encoder_busy`). `rate`: pictures a
+    second that come, at most.
     """
 
     def __init__(
@@ -196,6 +197,7 @@ class VideoEncoder:
         too_late: Callable[[int], bool],
         name: str,
         side: int = FRAME_SIZE,
+        rate: int = FPS,
         keyframe_seconds: float = 0,
         keyframe_pause: float = KEYFRAME_PAUSE,
     ) -> None:
@@ -203,7 +205,7 @@ class VideoEncoder:
         self._rate = ReceiverRate(bitrate, smallest_bitrate)
         self._most = bitrate
         self._side = side
-        self._gop = round(keyframe_seconds * FPS) or ON_REQUEST
+        self._gop = round(keyframe_seconds * rate) or ON_REQUEST
         self.pixels = 0  # a picture's longer side is to have at most; 0 sets no limit beside `side`
         self._emit, self._drop, self._too_late = emit, drop, too_late
         self._keyframe_pause = keyframe_pause

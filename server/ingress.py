@@ -8,12 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
-import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import replace
-from typing import Protocol
 
 import httpx
 from starlette.applications import Starlette
@@ -25,33 +22,21 @@ from starlette.websockets import WebSocket
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from server import proxy
+from server.app import SecurityHeaders
 from server.control import MAX_FRAME
 from server.exposition import CONTENT_TYPE, merged
-from server.placement import Directory, Phase, WorkerState
+from server.placement import Phase, WorkerState
 from server.problems import ProblemError, not_now, response
+from server.roster import SOONEST, Registry, Roster
 from server.settings import Settings
 from server.signalling import GONE, STARTING, limited
 from server.whip import NOBODY
 
-LOOK = 0.5  # seconds between looks at the directory
-SOONEST = 0.1  # seconds between looks that a request asks for
 TRIES = 4  # workers that a new call is offered to
 METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 
-logger = logging.getLogger(__name__)
 
-
-class Registry(Protocol):
-    """Who knows the workers."""
-
-    async def workers(self) -> tuple[WorkerState, ...]:
-        """All of them, as they last described themselves."""
-
-    async def claim(self, room: str, worker: str) -> str:
-        """The worker that has this room: `worker`, unless another one was given it."""
-
-
-def owner_of(method: str, path: str) -> str | None:
+def owner_of(path: str) -> str | None:
     """The name of the call, viewer or recording that a request is about; None where it is about none."""
     parts = path.strip("/").split("/")
     if len(parts) >= 2 and parts[0] in ("sessions", "recordings"):
@@ -65,26 +50,22 @@ def worker_of(name: str) -> str:
 
 
 class Ingress:
-    """Passes requests on. `open` it first: while it is open it follows the directory."""
+    """Passes requests on. `open` it first: while it is open it follows the registry."""
 
     def __init__(self, registry: Registry, settings: Settings) -> None:
-        self._registry, self._settings = registry, settings
-        self._directory = Directory()
-        self._looked = float("-inf")
-        self._looking = asyncio.Lock()
+        self._settings = settings
+        self._roster = Roster(registry)
+        self._directory = self._roster.directory
         self._http = proxy.client()
         self._limit = max(settings.max_photo, settings.max_speech, settings.max_offer) + 65_536  # a form's own bytes
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[None]:
-        following = asyncio.create_task(self._follow(), name="directory")
-        try:
-            yield
-        finally:
-            following.cancel()
-            with suppress(asyncio.CancelledError):
-                await following
-            await self._http.aclose()
+        async with self._roster.open():
+            try:
+                yield
+            finally:
+                await self._http.aclose()
 
     async def http(self, request: Request) -> Response:
         """Answer a request, or pass on a worker's answer."""
@@ -95,9 +76,8 @@ class Ingress:
             return response(problem)
 
     async def websocket(self, socket: WebSocket) -> None:
-        name = owner_of("GET", socket.url.path)
         try:
-            worker = await self._keeper(name or "")
+            worker = await self._keeper(owner_of(socket.url.path) or "")
             await proxy.relay(socket, worker.url, MAX_FRAME)
         except (ProblemError, proxy.UnreachableError) as error:
             problem = error if isinstance(error, ProblemError) else ProblemError(404, GONE)
@@ -107,7 +87,7 @@ class Ingress:
                 await socket.close(1008)
 
     async def ready(self, request: Request) -> Response:
-        await self._look()
+        await self._roster.look()
         if self._directory.best() is not None:
             return PlainTextResponse("ready\n")
         return response(self._nobody())
@@ -136,7 +116,7 @@ class Ingress:
     async def _answer(self, asked: proxy.Asked, path: str) -> Response:
         if asked.method == "POST" and path == "/sessions":
             return await self._place(asked)
-        if (name := owner_of(asked.method, path)) is not None:
+        if (name := owner_of(path)) is not None:
             return await self._at(await self._keeper(name), asked)
         top, _, room = path.strip("/").partition("/")
         if asked.method == "POST" and top == "whip":
@@ -149,7 +129,7 @@ class Ingress:
         """Offer a new call to one worker after another, those with most headroom first."""
         tried: set[str] = set()
         if self._directory.best() is None:
-            await self._look()
+            await self._roster.look()
         for _ in range(TRIES):
             worker = self._directory.best(tried)
             if worker is None:
@@ -181,20 +161,21 @@ class Ingress:
     async def _publish(self, asked: proxy.Asked, room: str) -> Response:
         """A room has one call: whoever publishes into it comes to that worker."""
         if self._directory.best() is None:
-            await self._look()
+            await self._roster.look()
         worker = self._directory.in_room(room) or self._directory.best()
         if worker is None:
             raise self._nobody()
-        name = await self._registry.claim(room, worker.name)
+        name = await self._roster.claim(room, worker.name)
         try:
             return await self._at(await self._named(name), asked)
         except ProblemError:
             raise not_now("gone", "The worker that had this room is gone; try again.", 1) from None
 
     async def _in_room(self, room: str) -> WorkerState:
+        """The worker of the call that is watched there; a room without a name of its own is called as its worker is."""
         for fresh in (False, True):
             if fresh:
-                await self._look()
+                await self._roster.look()
             worker = self._directory.find(worker_of(room)) or self._directory.in_room(room)
             if worker is not None and worker.url:
                 return worker
@@ -207,9 +188,9 @@ class Ingress:
     async def _named(self, name: str) -> WorkerState:
         """ProblemError where there is none, or where it began anew and has forgotten everything."""
         if self._directory.find(name) is None:
-            await self._look()
-        worker = self._directory.find(name)
-        if worker is None or worker.phase is Phase.STARTING:
+            await self._roster.look()
+        worker = self._roster.living(name)
+        if worker is None:
             raise ProblemError(404, GONE)
         return worker
 
@@ -226,9 +207,8 @@ class Ingress:
         """As `proxy.send`, for as long as the worker is known to live: a machine that is dead refuses nothing."""
         answer = asyncio.create_task(proxy.send(self._http, worker.url, asked))
         try:
-            while not (await asyncio.wait({answer}, timeout=LOOK))[0]:
-                now = self._directory.find(worker.name)
-                if now is None or now.phase is Phase.STARTING:
+            while not (await asyncio.wait({answer}, timeout=SOONEST))[0]:
+                if self._roster.living(worker.name) is None:
                     raise proxy.UnreachableError(worker.url)
             return answer.result()
         finally:
@@ -279,30 +259,6 @@ class Ingress:
             return not_now("starting", "The cluster is starting.", STARTING)
         return not_now("full", "All places are taken; try again soon.", self._settings.retry_after)
 
-    async def _follow(self) -> None:
-        while True:
-            await self._look()
-            await asyncio.sleep(LOOK)
-
-    async def _look(self) -> None:
-        """See what the registry knows; while it does not answer, what was known goes on."""
-        async with self._looking:
-            if time.monotonic() - self._looked < SOONEST:
-                return
-            try:
-                async with asyncio.timeout(LOOK * 4):
-                    known = await self._registry.workers()
-            except Exception as error:  # whatever the registry's transport raises
-                logger.warning("the directory of workers does not answer: %s", str(error).partition("\n")[0])
-                return
-            finally:
-                self._looked = time.monotonic()
-            names = {worker.name for worker in known}
-            for gone in [worker.name for worker in self._directory if worker.name not in names]:
-                self._directory.drop(gone)
-            for worker in known:
-                self._directory.put(worker)
-
 
 def create_ingress(registry: Callable[[], Registry], settings: Settings) -> ASGIApp:
     """The application of one ingress; `registry` is called once, in the process and the loop that it runs in."""
@@ -341,5 +297,5 @@ def create_ingress(registry: Callable[[], Registry], settings: Settings) -> ASGI
         Route("/{path:path}", anything, methods=METHODS),
         WebSocketRoute("/{path:path}", channel),
     ]
-    app = Starlette(routes=routes, lifespan=lifespan)
+    app = SecurityHeaders(Starlette(routes=routes, lifespan=lifespan))
     return ProxyHeadersMiddleware(app, list(settings.trusted_proxies)) if settings.trusted_proxies else app  # type: ignore[arg-type, return-value]

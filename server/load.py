@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from engines.types import FPS
@@ -28,14 +28,14 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Effort:
-    """What calls get. `brief`: motion in fewer denoising steps; `pixels` of a picture's side; every `skip`-th tick has
-    no picture (0: all have one).
+    """What calls get. `brief`: motion in fewer denoising steps; `pixels` of a picture's side; `rate`: pictures a
+    second.
     """
 
     name: str
     brief: bool = False
     pixels: int = 512
-    skip: int = 0
+    rate: int = FPS
     open: bool = False  # to newcomers
 
 
@@ -45,15 +45,18 @@ STEPS = (
     Effort("fewer denoising steps", brief=True),
     Effort("384 pixels", brief=True, pixels=384),
     Effort("256 pixels", brief=True, pixels=256),
-    Effort("20 frames a second", brief=True, pixels=256, skip=5),
+    Effort("20 frames a second", brief=True, pixels=256, rate=20),
 )
 
 
 class Governor:
     """Decides how much every call gets. `look` once a second; `effort` holds until the next look."""
 
-    def __init__(self, metrics: Metrics, cores: float) -> None:
+    def __init__(self, metrics: Metrics, cores: float, rate: int = FPS) -> None:
+        """`rate`: pictures a second, at most."""
         self._metrics, self._cores = metrics, cores
+        lower = [step for step in STEPS if step.rate == FPS or step.rate < rate]
+        self._steps = [step if step.rate <= rate else replace(step, rate=rate) for step in lower]
         self._step = 0
         self._strained = 0
         self._calm_since: float | None = None
@@ -64,7 +67,7 @@ class Governor:
 
     @property
     def effort(self) -> Effort:
-        return STEPS[self._step]
+        return self._steps[self._step]
 
     @property
     def cost(self) -> float | None:
@@ -88,7 +91,7 @@ class Governor:
             self._measured = True
             self._cost += SMOOTHING * (used / seconds / calls - self._cost)
         share = missed / max(1, shown + missed)
-        expected = FPS * calls * seconds * (1 - 1 / self.effort.skip if self.effort.skip else 1)
+        expected = self.effort.rate * calls * seconds
         behind = share > LATE or shown + missed < (1 - GONE) * expected
         self._strained = self._strained + 1 if behind else 0
         easy = not behind and share < CALM and used / seconds < EASY * self._cores
@@ -96,7 +99,7 @@ class Governor:
             self._calm_since = None
         elif self._calm_since is None:
             self._calm_since = now
-        if self._strained >= STRAINED and self._step < len(STEPS) - 1:
+        if self._strained >= STRAINED and self._step < len(self._steps) - 1:
             if now - self._raised_at < self._patience:
                 self._patience = min(2 * self._patience, LONGEST_PATIENCE)
             self._move(1)
@@ -112,6 +115,11 @@ class Governor:
         self._metrics.effort.set(self._step)
         self._metrics.events.labels(f"effort: {self.effort.name}").inc()
         logger.warning("%s: %s", "falling behind" if by > 0 else "room again", self.effort.name)
+
+
+def has_picture(tick: int, rate: int) -> bool:
+    """Whether this tick is one of the `rate` a second that have a picture, as evenly as ticks allow."""
+    return tick * rate % FPS < rate
 
 
 def fitting(cores: float, cost: float) -> int:

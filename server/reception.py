@@ -56,7 +56,7 @@ class Reception:
         self._sessions: dict[str, Session] = {}
         self._over: deque[str] = deque(maxlen=REMEMBERED)  # names of calls that ended
         self._group = asyncio.TaskGroup()
-        self._governor = Governor(metrics, cores())
+        self._governor = Governor(metrics, cores(), settings.video_rate)
         self._draining = False
         self._changed = asyncio.Event()
         self._left = asyncio.Event()  # a call has ended

@@ -27,6 +27,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from engines.cache import cache_folder
 from engines.controls import DEFAULT, Controls
 from engines.profile import LONGEST_HOP
+from engines.types import FPS
 
 
 class IceServer(BaseModel):
@@ -125,6 +126,8 @@ class Settings(BaseSettings):
     """Between the two the receiver's reports decide."""
     video_size: Annotated[Literal[256, 384, 512], BeforeValidator(_whole)] = 512
     """Pixels of a picture's side, at most: fewer are sent where the bitrate is low or the machine busy."""
+    video_rate: int = Field(FPS, ge=5, le=FPS)
+    """Pictures a second, at most; the sound stays whole."""
     keyframe_interval: float = Field(0.0, ge=0, le=120)
     """Seconds from one key frame to the next that nobody asks for; 0: only what receivers ask for."""
     video_codec: Literal["vp8", "h264"] = "vp8"

@@ -48,6 +48,7 @@ class PictureStream:
             too_late=self.too_late,
             name=name,
             side=settings.video_size,
+            rate=settings.video_rate,
             keyframe_seconds=settings.keyframe_interval,
             keyframe_pause=keyframe_pause,
         )

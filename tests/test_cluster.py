@@ -26,6 +26,7 @@ import pytest
 from websockets.asyncio.client import connect
 
 from benchmarks.peer import RATE, Peer, RefusedError
+from benchmarks.rooms import Publisher, Viewer
 from tests.conftest import PORTRAIT, REPOSITORY, free_port
 
 if find_spec("ray") is None:
@@ -34,12 +35,15 @@ if find_spec("ray") is None:
 import ray
 from ray.cluster_utils import Cluster
 
-from server.cluster_controller import CONTROLLER, NAMESPACE, WORKER
+from engines.types import FPS
+from server.cluster_controller import CONTROLLER, FACES, NAMESPACE, WORKER
+from server.encode import PICTURE_PTS
 from server.placement import Phase, WorkerState
 
 # What Ray itself warns of is no error of ours.
 pytestmark = [pytest.mark.timeout(280), pytest.mark.filterwarnings("default")]
 PLACES = 4  # calls of one worker
+PICTURES = 5  # a second, of every call
 PATIENCE = 90  # seconds for whatever a loaded machine takes
 PACKETS = 50  # of sound, one second
 STORE = 100_000_000  # bytes, the least that Ray takes being 75 MB
@@ -82,14 +86,28 @@ class Machines:
 
         await self.until(there)
 
+    async def away(self, peers: list[Peer]) -> WorkerState:
+        """A worker of one of these calls, on a machine that is not the head."""
+        head, owners = self.cluster.head_node.node_id, set(map(worker_of, peers))
+        return next(each for each in await self.opened() if each.node != head and each.name in owners)
+
+    async def is_at(self, worker: str, phase: Phase | None) -> bool:
+        """Whether a worker is in this phase; None: it is not there any more."""
+        return next((each.phase for each in await self.workers() if each.name == worker), None) == phase
+
+    async def has_forgotten(self, peer: Peer) -> bool:
+        """Whether nobody knows of this call, nor that it was ended: a page begins another."""
+        answer = await ask(f"{self.url}{peer.location}/stats")
+        return answer.status_code == 404 and "reason" not in answer.json()
+
     @asynccontextmanager
-    async def calls(self, count: int) -> AsyncIterator[list[Peer]]:
+    async def calls(self, count: int, query: str = "") -> AsyncIterator[list[Peer]]:
         """So many calls, one after another, each as soon as there is a place."""
         async with AsyncExitStack() as stack:
             peers: list[Peer] = []
 
             async def another() -> bool:
-                peer = Peer(self.url, SOUND, every=1000, listens=False)
+                peer = Peer(self.url, SOUND, query=query, every=1000, listens=False)
                 try:
                     peers.append(await stack.enter_async_context(peer))
                 except httpx.TransportError:
@@ -108,7 +126,16 @@ async def ask(url: str, method: str = "GET", **given: Any) -> httpx.Response:
         return await client.request(method, url, **given)
 
 
-def worker_of(peer: Peer) -> str:
+async def run(module: str, *told: str) -> tuple[int | None, str]:
+    """The exit status of `python -m module` and what it said."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", module, *told), cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    said, _ = await asyncio.wait_for(process.communicate(), PATIENCE)
+    return process.returncode, said.decode()
+
+
+def worker_of(peer: Peer | Publisher | Viewer) -> str:
     return peer.location.rpartition("/")[2].partition("-")[0]
 
 
@@ -138,8 +165,15 @@ def machines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machines]:
     for _ in range(2):
         cluster.add_node(num_cpus=1, object_store_memory=STORE)
     port = free_port()
-    told = {"max_sessions": PLACES, "max_workers": 3, "calm": 3, "worker_patience": 10, "drain": 1}
-    told |= {"load_shedding": False, "video_size": 256, "lost_after": 20, "grace": 60, "photos": folder / "photos"}
+    told = {"max_sessions": PLACES, "max_workers": 3, "calm": 8, "worker_patience": 10, "drain": 1}
+    told |= {
+        "load_shedding": False,
+        "video_size": 256,
+        "video_rate": PICTURES,
+        "lost_after": 20,
+        "grace": 60,
+        "photos": folder / "photos",
+    }
     environment = os.environ | {f"KDTALKER_{name.upper()}": str(value) for name, value in told.items()}
     log = folder / "serve.log"
     command = [sys.executable, "-m", "kdtalker", "serve", "--cluster", cluster.address, "--port", str(port)]
@@ -176,6 +210,10 @@ async def test_twelve_calls_make_one_worker_three_and_go_again(machines: Machine
     await machines.grown(1)
     async with machines.calls(3 * PLACES) as peers:
         await go_on(peers)
+        await asyncio.gather(*(peer.pictures(10, PATIENCE) for peer in peers))
+        for peer in peers:
+            stamps = [stamp for _, stamp in peer.received.timestamps["video"]]
+            assert {(stamp - stamps[0]) % (PICTURE_PTS * FPS // PICTURES) for stamp in stamps} == {0}
         workers = await machines.opened()
         assert len({worker.node for worker in workers}) == 3, "one on every machine"
         assert Counter(map(worker_of, peers)) == {worker.name: PLACES for worker in workers}
@@ -218,24 +256,41 @@ async def test_an_ingress_may_die(machines: Machines) -> None:
             assert '"live"' in str(await channel.recv())
 
 
-async def test_a_worker_that_dies_takes_its_own_calls_only_and_no_face(machines: Machines) -> None:
-    sent = await ask(f"{machines.url}/avatars", "POST", files={"photo": PORTRAIT.read_bytes()})
-    face = sent.json()["id"]
+async def test_a_room_is_where_its_publisher_is_whichever_ingress_is_asked(machines: Machines) -> None:
+    async with machines.calls(PLACES + 1), Publisher(machines.url, "studio", SOUND) as publisher:
+        owner = worker_of(publisher)
+
+        async def known() -> bool:
+            return any(each.name == owner and "studio" in each.rooms for each in await machines.opened())
+
+        await machines.until(known)
+        async with machines.calls(1) as others, AsyncExitStack() as stack:
+            assert worker_of(others[0]) != owner, "a newcomer would go elsewhere"
+            with pytest.raises(RefusedError) as refused:
+                await stack.enter_async_context(Publisher(machines.url, "studio", SOUND))
+            assert refused.value.answer.status_code == 409
+            viewers = [await stack.enter_async_context(Viewer(machines.url, "studio")) for _ in range(4)]
+            assert {worker_of(viewer) for viewer in viewers} == {owner}
+            deadline = time.monotonic() + PATIENCE
+            while not all(viewer.sounds >= PACKETS for viewer in viewers):
+                assert time.monotonic() < deadline
+                await asyncio.sleep(0.1)
+        with pytest.raises(RefusedError) as nobody:
+            async with Viewer(machines.url, "elsewhere"):
+                pass
+        assert nobody.value.answer.status_code == 404
+
+
+async def test_a_worker_that_dies_takes_its_own_calls_only(machines: Machines) -> None:
     async with machines.calls(PLACES + 1) as peers:
         lost, kept = peers[0], peers[-1]
         assert worker_of(lost) != worker_of(kept)
         worker = ray.get_actor(WORKER + worker_of(lost), NAMESPACE)
         os.kill(await worker.process.remote(), signal.SIGKILL)
         await go_on([kept])
-
-        async def forgotten() -> bool:
-            answer = await ask(f"{machines.url}{lost.location}/stats")
-            return answer.status_code == 404 and "reason" not in answer.json()
-
-        await machines.until(forgotten)
-        async with Peer(machines.url, SOUND, query=f"?avatar={face}") as again:
-            await go_on([again, kept])
-            assert (await again.stats())["avatar"] == face
+        await machines.until(lambda: machines.has_forgotten(lost))
+        async with machines.calls(1) as again:
+            await go_on([*again, kept])
 
         async def restarted() -> bool:
             return worker_of(lost) in {each.name for each in await machines.opened()}
@@ -243,28 +298,53 @@ async def test_a_worker_that_dies_takes_its_own_calls_only_and_no_face(machines:
         await machines.until(restarted)
 
 
-async def test_a_machine_drains_before_it_leaves_and_may_die(machines: Machines) -> None:
+async def test_a_photo_outlives_the_actor_that_kept_its_face(machines: Machines) -> None:
+    sent = await ask(f"{machines.url}/avatars", "POST", files={"photo": PORTRAIT.read_bytes()})
+    face = sent.json()["id"]
+    async with machines.calls(1, f"?avatar={face}") as before:
+        assert (await before[0].stats())["avatar"] == face
+    ray.kill(ray.get_actor(FACES, NAMESPACE), no_restart=False)
+    async with machines.calls(1, f"?avatar={face}") as after:
+        await go_on(after)
+        assert (await after[0].stats())["avatar"] == face
+    assert (await ask(f"{machines.url}/avatars/{face}", "DELETE")).status_code == 204
+    assert (await ask(f"{machines.url}/avatars/{face}/picture")).status_code == 404
+
+
+async def test_a_machine_that_dies_takes_its_own_calls_only(machines: Machines) -> None:
     async with machines.calls(PLACES + 1) as peers:
-        by_name = {worker.name: worker for worker in await machines.workers()}
-        head = machines.cluster.head_node.node_id
-        away = next(peer for peer in peers if by_name[worker_of(peer)].node != head)
-        node = by_name[worker_of(away)].node
-        here = [peer for peer in peers if by_name[worker_of(peer)].node != node]
-        assert await machines.controller.drain.remote(node) > 0
-
-        async def drains() -> bool:
-            phases = {each.phase for each in await machines.workers() if each.node == node}
-            return phases == {Phase.DRAINING}
-
-        await machines.until(drains)
-        await go_on(peers)
-        gone = next(each for each in machines.cluster.list_all_nodes() if each.node_id == node)
+        away = await machines.away(peers)
+        gone = next(each for each in machines.cluster.list_all_nodes() if each.node_id == away.node)
         machines.cluster.remove_node(gone, allow_graceful=False)
-        await go_on(here)
-
-        async def forgotten() -> bool:
-            return (await ask(f"{machines.url}{away.location}/stats")).status_code == 404
-
-        await machines.until(forgotten)
+        lost = [peer for peer in peers if worker_of(peer) == away.name]
+        kept = [peer for peer in peers if peer not in lost]
+        await go_on(kept)
+        for peer in lost:
+            await machines.until(lambda peer=peer: machines.has_forgotten(peer))
         async with machines.calls(1) as more:
-            await go_on([*here, *more])
+            await go_on([*kept, *more])
+
+
+async def test_a_machine_that_ray_drains_is_left_by_its_worker_once_its_calls_are_over(machines: Machines) -> None:
+    async with AsyncExitStack() as stack:
+        peers = await stack.enter_async_context(machines.calls(PLACES + 1))
+        away = await machines.away(peers)
+        reason = ["--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "the machine is taken away"]
+        drain = ["ray.scripts.scripts", "drain-node", "--address", machines.cluster.address, "--node-id", away.node]
+        code, said = await run(*drain, *reason)
+        assert code == 0, said
+        await machines.until(lambda: machines.is_at(away.name, Phase.DRAINING))
+        await go_on(peers)
+    await machines.until(lambda: machines.is_at(away.name, None))
+
+
+async def test_the_command_waits_until_no_call_is_left_on_its_machine(machines: Machines) -> None:
+    async with AsyncExitStack() as stack:
+        peers = await stack.enter_async_context(machines.calls(1))
+        drain = asyncio.create_task(run("kdtalker", "drain", "--cluster", machines.cluster.address))
+        await machines.until(lambda: machines.is_at(worker_of(peers[0]), Phase.DRAINING))
+        await go_on(peers)
+        assert not drain.done()
+    code, said = await drain
+    assert code == 0, said
+    assert "no calls are left" in said

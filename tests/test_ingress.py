@@ -51,7 +51,7 @@ def front(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Front]:
     ],
 )
 def test_what_a_request_is_about_is_in_its_path(path: str, name: str | None) -> None:
-    assert owner_of("GET", path) == name
+    assert owner_of(path) == name
 
 
 async def test_calls_go_where_most_places_are_and_stay_there(front: Front) -> None:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 
 import httpx
@@ -15,7 +16,7 @@ import numpy as np
 import pytest
 
 from benchmarks.peer import RATE, Peer, RefusedError
-from server.load import PATIENCE, STEPS, Governor, cores
+from server.load import PATIENCE, STEPS, Governor, cores, has_picture
 from server.metrics import Metrics
 from tests.conftest import start_server, stop_server
 from tests.test_server import assert_problem
@@ -45,7 +46,7 @@ def test_the_steps_go_from_newcomers_to_denoising_to_size_to_rate() -> None:
     assert [step.open for step in STEPS] == [True, False, False, False, False, False]
     assert [step.brief for step in STEPS] == [False, False, True, True, True, True]
     assert [step.pixels for step in STEPS] == [512, 512, 512, 384, 256, 256]
-    assert [step.skip for step in STEPS] == [0, 0, 0, 0, 0, 5]
+    assert [step.rate for step in STEPS] == [25, 25, 25, 25, 25, 20]
     day = Day()
     taken = [name for name in dict.fromkeys(day.look(20, missed=5)) if name != "full"]
     assert taken == [step.name for step in STEPS[1:]]
@@ -125,6 +126,24 @@ def test_what_others_measured_holds_until_a_call_is_measured_here() -> None:
     day.governor.expect(1.2)
     assert day.governor.cost == pytest.approx(0.5, abs=0.01)
     assert day.governor.places(0) == 7
+
+
+@pytest.mark.parametrize("rate", range(1, 26))
+def test_a_rate_is_so_many_ticks_of_every_second_evenly(rate: int) -> None:
+    ticks = [tick for tick in range(1000, 1100) if has_picture(tick, rate)]
+    assert len(ticks) == 4 * rate
+    apart = {later - earlier for earlier, later in pairwise(ticks)}
+    assert max(apart) - min(apart) <= 1
+
+
+def test_no_effort_is_more_than_the_rate_that_was_set() -> None:
+    governor = Governor(Metrics(), 2, rate=10)
+    rates = []
+    for second in range(30):
+        rates.append(governor.effort.rate)
+        governor.look(second, 1, 1, shown=1, missed=9, used=1)
+    assert set(rates) == {10}
+    assert governor.effort.pixels == 256, "and every step was taken"
 
 
 def test_a_machine_has_cores() -> None:
