@@ -16,6 +16,7 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
 from benchmarks.peer import RATE, Peer, RefusedError
+from benchmarks.rooms import Publisher, Viewer
 from server.exposition import merged
 from server.ingress import owner_of
 from server.placement import Phase
@@ -94,6 +95,33 @@ async def test_the_channel_a_new_connection_and_a_recording_find_their_call(fron
             stopped = await ask(method="DELETE", url=f"{front.url}{first.location}/recording", headers=headers)
             assert stopped.status_code == 200
     assert (await ask(f"{front.url}{first.location}/stats")).json()["reason"] == "ended"
+
+
+async def test_publishers_and_viewers_come_to_the_worker_that_has_their_room(front: Front) -> None:
+    await front.open("bbbb0002", 0)
+    await front.open("aaaa0001", 2)
+    async with Publisher(front.url, "studio", SOUND) as publisher:
+        assert publisher.location.startswith("/whip/studio/aaaa0001-")
+        await front.open("bbbb0002", 2)
+        await front.open("aaaa0001", 1)
+        with pytest.raises(RefusedError) as refused:  # nobody has told the directory of the room yet
+            async with Publisher(front.url, "studio", SOUND):
+                pass
+        assert refused.value.answer.status_code == 409
+        await front.say("aaaa0001", rooms=("studio",))
+        async with Peer(front.url, SOUND) as newcomer, Viewer(front.url, "studio") as viewer:
+            assert newcomer.location.startswith("/sessions/bbbb0002-")
+            assert viewer.location.startswith("/whep/studio/aaaa0001-")
+            async with Viewer(front.url, newcomer.room) as other:
+                assert other.location.startswith(f"/whep/{newcomer.room}/bbbb0002-"), "its name tells whose it is"
+            trickled = await viewer.trickle("", viewer.tag)
+            assert trickled.status_code == 400, "the worker reads the fragment"
+            deadline = time.monotonic() + 30
+            while not viewer.frames:
+                assert time.monotonic() < deadline
+                await asyncio.sleep(0.05)
+    await front.say("aaaa0001", rooms=())
+    assert (await ask(f"{front.url}{publisher.location}", "DELETE")).status_code == 404
 
 
 async def test_a_full_worker_is_passed_over_and_a_full_cluster_says_so(front: Front) -> None:
