@@ -11,7 +11,7 @@ QUESTIONS = {
     "live": ("benchmarks.live:live", "calls on a running wire: latency, skew, smoothness, capacity; any server"),
     "selftest": ("benchmarks.selftest:selftest", "the same measuring on a stream of known delay and skew"),
     "freezes": ("benchmarks.freezes:check", "freezes as Chromium counts them and as we do, of one stream"),
-    "fleet": ("benchmarks.fleet:fleet", "a simulation of 10 to 10,000 workers: refusals, utilisation, cost"),
+    "fleet": ("benchmarks.fleet_cli:fleet", "a simulation of 10 to 10,000 workers: refusals, utilisation, cost"),
     "report": ("benchmarks.report:report", "runs of `live` as a page with plots and a table"),
     "compare": ("benchmarks.compare:compare", "two runs of `live`: what changed beyond the noise"),
     "encoders": ("benchmarks.encoders:encoders", "VP8 and the presets of H.264: what a picture costs"),

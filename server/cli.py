@@ -52,7 +52,7 @@ def serve(argv: list[str]) -> int:
 
 
 def drain(argv: list[str]) -> int:
-    """Let the calls of this machine finish before it leaves a cluster; returns when they have, or had their time."""
+    """Let the calls of this machine finish before it leaves a cluster; status 1 where some have not in their time."""
     parser = argparse.ArgumentParser(prog="kdtalker drain", description=drain.__doc__)
     parser.add_argument("--cluster", default="auto", metavar="ADDRESS", help="of the Ray cluster; default: auto")
     parser.add_argument("--within", type=float, default=600, metavar="SECONDS", help="default: %(default)s")
@@ -60,8 +60,8 @@ def drain(argv: list[str]) -> int:
     from server import cluster  # Ray is an extra
 
     calls = cluster.drain(given.cluster, given.within)
-    print(f"{calls} calls have not finished" if calls else "no calls are left")
-    return 0
+    print(f"calls left: {calls}")
+    return 1 if calls else 0
 
 
 UNITS = {"m": 60, "h": 3600, "d": 86_400}

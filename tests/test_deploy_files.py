@@ -27,6 +27,17 @@ def test_every_setting_named_is_one(path: Any) -> None:
     assert names <= set(Settings.model_fields)
 
 
+def test_the_compose_file_sets_what_the_server_understands(monkeypatch: pytest.MonkeyPatch) -> None:
+    (compose,) = parsed("docker-compose.yml")
+    given = {"ADDRESS": "203.0.113.7", "TOKEN": "t" * 32, "SECRET": "s" * 32}
+    for name, value in compose["services"]["avatar"]["environment"].items():
+        monkeypatch.setenv(name, re.sub(r"\$\{(\w+)[^}]*\}", lambda found: given[found[1]], value))
+    settings = Settings()
+    assert settings.turn_urls == ("turn:203.0.113.7:3478", "turn:203.0.113.7:3478?transport=tcp")
+    assert compose["services"]["avatar"]["stop_grace_period"] == "40s"
+    assert settings.drain < 40
+
+
 def test_every_option_of_the_manifest_is_one() -> None:
     cluster, service, monitor = parsed("kuberay.yaml")
     head = cluster["spec"]["headGroupSpec"]["template"]["spec"]["containers"][0]
