@@ -28,7 +28,7 @@ LOOK = 0.5  # seconds between looks
 LEAVING = 15.0  # seconds that workers have to end their servers
 CLAIM = 10.0  # seconds that a room is kept for a call which is about to begin
 RPC = 2.0  # seconds between questions to Ray which machines leave, and that it has to answer
-PAUSE = 10.0  # seconds until another worker is tried after one that could not even begin
+PAUSE = 10.0  # seconds until another worker is tried after one that could not begin
 GIVEN_UP = 300.0  # seconds without a word after which a worker is ended: no machine takes it, or its process hangs
 
 logger = logging.getLogger(__name__)
@@ -54,7 +54,6 @@ class _Known:
     state: WorkerState
     heard: float  # when it last reported, or was started
     following: asyncio.Task[None] | None = None
-    failure: str | None = None
 
 
 class Controller:
@@ -138,9 +137,11 @@ class Controller:
                 known.state, known.heard = report.state, time.monotonic()
                 if report.cost is not None:
                     self._costs[report.state.node] = report.cost
-                if report.failure != known.failure:
-                    known.failure = report.failure
+                if report.failure is not None:
                     logger.error("worker %s cannot take calls: %s", known.state.name, report.failure)
+                    self._not_before = time.monotonic() + PAUSE
+                    self._end(known.state.name)
+                    return
             await asyncio.sleep(LOOK)
 
     async def _look_after(self) -> None:

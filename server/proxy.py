@@ -18,6 +18,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketExce
 
 CONNECTING = 1.0  # seconds until a server counts as not there
 ANSWERING = 120.0  # seconds: a photo may wait behind others
+OPENING = 10.0  # seconds that a WebSocket may take
 HOP = {
     "connection",
     "content-length",
@@ -108,7 +109,7 @@ async def relay(socket: WebSocket, url: str, limit: int) -> None:
             host=httpx.URL(url).host,
             port=httpx.URL(url).port,
             max_size=limit,
-            open_timeout=ANSWERING,
+            open_timeout=OPENING,
             ping_interval=None,
             compression=None,
             user_agent_header=None,
