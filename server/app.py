@@ -174,6 +174,7 @@ def serve(settings: Settings) -> None:
         host=settings.host,
         port=settings.port,
         loop="asyncio",  # aiortc_door knows its transports
+        http="h11",  # whatever else is installed
         log_config=None,
         access_log=False,
         proxy_headers=bool(settings.trusted_proxies),

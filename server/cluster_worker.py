@@ -77,6 +77,7 @@ class AvatarWorker:
         self._url = "http://{}:{}".format(*self._socket.getsockname())
         config = uvicorn.Config(
             app,
+            http="h11",
             log_config=None,
             access_log=False,
             proxy_headers=True,
