@@ -106,7 +106,7 @@ class Machines:
             peers: list[Peer] = []
 
             async def another() -> bool:
-                peer = Peer(self.url, query=query, every=1000, listens=False)
+                peer = Peer(self.url, query=query, tidy=False, every=1000, listens=False)
                 try:
                     peers.append(await stack.enter_async_context(peer))
                 except httpx.TransportError:
@@ -118,6 +118,12 @@ class Machines:
 
             await self.until(another)
             yield peers
+            for peer in peers:
+                await self.until(lambda peer=peer: self.hung_up(peer))
+
+    async def hung_up(self, peer: Peer) -> bool:
+        """Whether a call is over, which this asks for."""
+        return (await ask(f"{self.url}{peer.location}", "DELETE")).status_code in (204, 404)
 
 
 async def ask(url: str, method: str = "GET", **given: Any) -> httpx.Response:
