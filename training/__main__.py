@@ -16,18 +16,22 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # small products: one thread is faster than two
 
+import numpy as np
 import torch
 from rich.console import Console
 
 from engines.face_mesh import face_model
 from engines.profile import PROFILES
 from training import keypoints as keypoint_fit
+from training.batches import Silences
 from training.card import results, write_card
 from training.contact import fit_contact
-from training.corpus import items_of
+from training.corpus import Item, items_of
+from training.distil import STUDENT, Lessons, distil
 from training.emotions import fit_emotions, save_emotions
 from training.evaluate import PARTS, evaluate
 from training.life import fit_life, save_life
@@ -39,7 +43,9 @@ from training.voice import fit_voice
 
 console = Console()
 WEIGHTS = keypoint_fit.WEIGHTS
+QUIET = Silences(there=0.18, filled=0.0, behind=0.0)  # no sound but speech and noise
 PERMISSIVE_MIX = {"grid_s1": 0.4, "clips": 0.6}
+LESSONS = REPOSITORY / "build" / "lessons"
 CHECKPOINT = REPOSITORY / "build" / "motion.pt"
 REGRESSION = REPOSITORY / "build" / "regression.pt"
 
@@ -102,7 +108,7 @@ def fit_touching_lips(_: argparse.Namespace) -> None:
 
 def fit_motion(arguments: argparse.Namespace) -> None:
     """Train the denoiser; write the checkpoint."""
-    recipe = Recipe(seed=arguments.seed, steps=arguments.steps)
+    recipe = Recipe(seed=arguments.seed, steps=arguments.steps, silences=QUIET if arguments.quiet else Silences())
     if arguments.permissive:
         recipe = replace(recipe, mix=PERMISSIVE_MIX)
     _fit(recipe, _learn_from(arguments.permissive), arguments.checkpoint)
@@ -110,9 +116,24 @@ def fit_motion(arguments: argparse.Namespace) -> None:
 
 def _fit(recipe: Recipe, clips: list[Clip], path: Path) -> None:
     torch.set_num_threads(1)
-    _, mirror = first_template([clip for clip in clips if clip.split == "train"])
-    best = train(recipe, items_of(shapes_of(clips, face_model().template)), mirror, path)
+    best = train(recipe, *_material(clips), path)
     console.print(f"chose step {best.step}; wrote {path}")
+
+
+def _material(clips: list[Clip]) -> tuple[list[Item], np.ndarray[Any, Any]]:
+    """What is learned, and how a face is mirrored."""
+    _, mirror = first_template([clip for clip in clips if clip.split == "train"])
+    return items_of(shapes_of(clips, face_model().template)), mirror
+
+
+def fit_student(arguments: argparse.Namespace) -> None:
+    """Teach the student what the teachers answer on average; write the checkpoint."""
+    torch.set_num_threads(1)
+    items, mirror = _material(_learn_from(permissive=False))
+    student = arguments.student or arguments.teachers[0]
+    lessons = Lessons(arguments.lessons, tuple(arguments.teachers))
+    best = distil(student, lessons, items, mirror, replace(STUDENT, seed=arguments.seed), arguments.checkpoint)
+    console.print(f"chose step {best.step}; wrote {arguments.checkpoint}")
 
 
 def fit_regression(arguments: argparse.Namespace) -> None:
@@ -156,6 +177,7 @@ STEPS = {
     "voice": fit_presence_of_voice,
     "contact": fit_touching_lips,
     "motion": fit_motion,
+    "distil": fit_student,
     "regression": fit_regression,
     "evaluate": measure,
     "all": everything,
@@ -189,6 +211,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, default=Recipe().steps)
     parser.add_argument("--permissive", action="store_true", help="learn from permissively licensed clips only")
     parser.add_argument("--checkpoint", type=Path, default=CHECKPOINT)
+    parser.add_argument("--quiet", action="store_true", help="motion: no sounds but speech and noise in training")
+    parser.add_argument("--teachers", type=Path, nargs="+", help="distil: checkpoints whose mean answer is learned")
+    parser.add_argument("--student", type=Path, help="distil: the checkpoint that learns (default: the first teacher)")
+    parser.add_argument("--lessons", type=Path, default=LESSONS, help="distil: a folder for 5 GB of what they answer")
     parser.add_argument("--checkpoints", type=Path, nargs="+", help="evaluate: the exported one, then other seeds'")
     parser.add_argument("--regression", type=Path, default=REGRESSION, help="checkpoint of the step regression")
     parser.add_argument("--parts", choices=PARTS, nargs="+", help="evaluate: measure these anew, keep the others")
@@ -197,6 +223,8 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     if (arguments.step is None) == (arguments.videos is None):
         parser.error("name a step, or your own clips with --videos DIR")
+    if arguments.step == "distil" and not arguments.teachers:
+        parser.error("distil learns from --teachers CHECKPOINT ...")
     if arguments.videos is not None:
         train_on_videos(arguments)
     else:

@@ -23,9 +23,18 @@ COLUMNS_PER_FRAME = SPEECH_RATE / FPS / 200  # 3.2
 LENGTHS = (10, 27)  # frames
 MIX = {"grid_s1": 0.20, "lrcar": 0.55, "clips": 0.25}
 DECIBEL = 0.08  # mel units
-SILENCED = 0.24  # share of windows with a stretch in which nobody speaks
-FILLED = 0.6  # share of those in which something else sounds
 EASE = 3  # frames to close the mouth where silence is put in
+
+
+@dataclass(frozen=True, slots=True)
+class Silences:
+    """Shares of windows. `there`: with a stretch in which nobody speaks; `filled`: of those, in which something else
+    sounds; `behind`: in which something else sounds behind speech.
+    """
+
+    there: float = 0.24
+    filled: float = 0.6
+    behind: float = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +43,7 @@ class Batch:
 
     `mel` f32 (B, 80, K) and `starts` i64 (B, N): first of the 20 columns of each frame; `motion` f32
     (B, N, 70); `reference` f32 (B, 70), the frame before the window; `canonical` f32 (B, 70);
-    `pose_weight` f32 (B,): how much the clip says about head motion.
+    `pose_weight` f32 (B,): how much the clip says about head motion; `silenced` bool (B,): a stretch is silent.
     """
 
     mel: FloatArray
@@ -43,6 +52,7 @@ class Batch:
     reference: FloatArray
     canonical: FloatArray
     pose_weight: FloatArray
+    silenced: NDArray[np.bool_]
 
 
 def amplitude(mel: FloatArray) -> FloatArray:
@@ -66,10 +76,17 @@ class Batches:
     """Endless supply of augmented batches, each a pure function of the seed, the step and the part of the step."""
 
     def __init__(
-        self, items: list[Item], face: FaceModel, mirror: np.ndarray, seed: int, mix: dict[str, float] | None = None
+        self,
+        items: list[Item],
+        face: FaceModel,
+        mirror: np.ndarray,
+        seed: int,
+        mix: dict[str, float] | None = None,
+        silences: Silences | None = None,
     ) -> None:
         self._items = items
         self._seed = seed
+        self._silences = silences or Silences()
         self._rng = np.random.default_rng(seed)  # begun anew with every batch
         self._mirror, self._mirror_offset = mirror_matrix(face, mirror)
         self._mouth = mouth_numbers(face)
@@ -95,7 +112,7 @@ class Batches:
         columns = np.stack([window[0] for window in windows])
         starts = np.stack([window[1] for window in windows])
         motion = np.stack([window[2] for window in windows])
-        columns = self._change_sound(columns, motion)
+        columns, silenced = self._change_sound(columns, motion)
         items = [self._items[pick] for pick in picks]
         return Batch(
             mel=np.ascontiguousarray(np.swapaxes(columns, 1, 2)),
@@ -104,6 +121,7 @@ class Batches:
             reference=motion[:, 0],
             canonical=self._canonical(items),
             pose_weight=np.array([_pose_weight(item) for item in items], np.float32),
+            silenced=silenced,
         )
 
     def _window(self, item: Item, length: int) -> tuple[FloatArray, NDArray[np.int64], FloatArray]:
@@ -129,8 +147,11 @@ class Batches:
         columns = np.pad(columns, ((0, longest - len(columns)), (0, 0)), "edge")
         return columns, starts - starts[0], motion.astype(np.float32)
 
-    def _change_sound(self, columns: FloatArray, motion: FloatArray) -> FloatArray:
-        """Columns (B, K, 80) changed; `motion` (B, 1 + N, 70) is eased to closed lips where silence is put in."""
+    def _change_sound(self, columns: FloatArray, motion: FloatArray) -> tuple[FloatArray, NDArray[np.bool_]]:
+        """Columns (B, K, 80) changed, and where silence was put in (B,).
+
+        There `motion` (B, 1 + N, 70) is eased to closed lips.
+        """
         rng, (batch, count, _) = self._rng, columns.shape
         bands = np.arange(BANDS)
         shift = np.where(rng.random(batch) < 0.7, rng.normal(0, 2.0, batch), 0)  # formants, in bands
@@ -144,11 +165,12 @@ class Batches:
         gain[telephone] -= 45.0 * ((bands < 4) | (bands > 58))
         sound = amplitude(columns) * 10 ** (gain[:, None] / 20)
         level = np.sqrt((sound**2).mean((1, 2))) + 1e-3
-        for row in np.flatnonzero(rng.random(batch) < SILENCED):
+        silenced = rng.random(batch) < self._silences.there
+        for row in np.flatnonzero(silenced):
             first, last = self._silence(sound[row], motion[row])
-            if rng.random() < FILLED:
+            if rng.random() < self._silences.filled:
                 sound[row, first:last] += level[row] * self._something_else(last - first)
-        for row in np.flatnonzero(rng.random(batch) < 0.1):
+        for row in np.flatnonzero(rng.random(batch) < self._silences.behind):
             sound[row] += 0.25 * level[row] * self._something_else(count)
         noisy = rng.random(batch) < 0.8
         ratio = 10 ** (-rng.uniform(3, 45, batch) / 20) * noisy
@@ -158,7 +180,7 @@ class Batches:
         noise = (level * ratio)[:, None, None] * colour[:, None] * flutter
         others = np.where(rng.random(batch) < 0.2, 10 ** (-rng.uniform(12, 30, batch) / 20), 0)
         babble = others[:, None, None] * np.roll(sound, 1, 0)
-        return from_amplitude(np.sqrt(sound**2 + noise**2 + babble**2))
+        return from_amplitude(np.sqrt(sound**2 + noise**2 + babble**2)), silenced
 
     def _something_else(self, columns: int) -> FloatArray:
         """Amplitudes (columns, 80) of a sound that is no speech, from as loud as speech to 35 dB below."""

@@ -20,7 +20,7 @@ from engines.networks.ddim import PREFIX, TRAINING_STEPS, Ddim, DdimConfig, sign
 from engines.networks.denoiser import Denoiser, DenoiserConfig
 from engines.profile import EMBEDDED, Parts
 from engines.talkers import sampler_of
-from training.batches import Batch, Batches
+from training.batches import Batch, Batches, Silences
 from training.corpus import Item, measuring_matrix, mouth_numbers
 from training.generate import TorchWindow, features_of, silent_feature, stream, torch_encoder
 from training.loop import Plan, Run, learn, products, weights_of
@@ -42,6 +42,7 @@ class Recipe(Plan):
     sampling: DdimConfig = SAMPLING
     mix: dict[str, float] = field(default_factory=lambda: {"grid_s1": 0.20, "lrcar": 0.55, "clips": 0.25})
     frames: int = 860  # in a batch
+    silences: Silences = field(default_factory=Silences)
     deaf: float = 0.12  # share of windows without sound, for guidance
     lips: tuple[float, float, float] = (1.0, 1.5, 1.0)  # opening, width, jaw
     velocity: float = 0.5
@@ -49,6 +50,7 @@ class Recipe(Plan):
     guidance: tuple[float, float] = (2.1, 1.0)  # (mouth, rest), for choosing checkpoints
     temperature: tuple[float, float] = (0.3, 1.0)
     regression: bool = False  # answer at once, from nothing: no noise, the last diffusion step alone
+    taught: tuple[str, ...] = ()  # SHA-256 of the checkpoints whose mean answer was learned; see training/distil.py
 
 
 def context_shares(face: FaceModel, time: int) -> Tensor:
@@ -79,6 +81,44 @@ class MotionModel(nn.Module):
         return predicted
 
 
+@dataclass(frozen=True, slots=True)
+class Noised:
+    """What a network is asked, and what it should have answered: B windows of N frames.
+
+    Asked (see `MotionModel.forward`): `mel`, `starts`, `tokens`, `frames` (noisy), `time`, `heard`. Wanted: `motion`
+    (B, N, 70) and `noise`, of which `share` (B, N, 70) of the signal is left in `frames`; `given` bool (B, N): shown,
+    not asked. `pose` (B,): weight of head motion; `silenced` bool (B,): a stretch of the sound is no speech.
+    """
+
+    mel: Tensor
+    starts: Tensor
+    tokens: Tensor
+    frames: Tensor
+    time: Tensor
+    heard: Tensor
+    motion: Tensor
+    noise: Tensor
+    share: Tensor
+    given: Tensor
+    pose: Tensor
+    silenced: Tensor
+
+    @property
+    def v(self) -> Tensor:
+        """The answer that is wanted (B, N, 70)."""
+        return self.share.sqrt() * self.noise - (1 - self.share).sqrt() * self.motion
+
+    def answered(self, v: Tensor) -> Noised:
+        """The same question where another answer is wanted."""
+        signal, rest = self.share.sqrt(), (1 - self.share).sqrt()
+        return replace(self, motion=signal * self.frames - rest * v, noise=rest * self.frames + signal * v)
+
+    def ask(self, model: nn.Module) -> Tensor:
+        """The model's v (B, N, 70)."""
+        answer: Tensor = model(self.mel, self.starts, self.tokens, self.frames, self.time, self.heard)
+        return answer.float()
+
+
 class Objective:
     """The loss of one batch; draws its own noise, on the CPU whatever the device, so that all devices see the same."""
 
@@ -104,6 +144,13 @@ class Objective:
 
     def __call__(self, model: nn.Module, batch: Batch, seed: int = 0) -> tuple[Tensor, dict[str, float]]:
         """Loss and its parts; all noise is a function of `seed`."""
+        noised = self.noised(batch, seed)
+        with products(self.device, self.recipe.half):
+            predicted = noised.ask(model)
+        return self.errors(predicted, noised)
+
+    def noised(self, batch: Batch, seed: int = 0) -> Noised:
+        """A batch with its noise, a function of `seed`."""
         self.noise.manual_seed(seed)
         motion = self._put(batch.motion)
         count, length = motion.shape[:2]
@@ -129,27 +176,29 @@ class Objective:
         reference = torch.where(photo[:, None], self.rest, reference)
         tokens = torch.stack([self._put(batch.canonical), reference], 1)
         heard = (self._uniform(count) >= self.recipe.deaf).float()
-        mel, starts = self._put(batch.mel), self._put(batch.starts)
-        with products(self.device, self.recipe.half):
-            predicted = model(mel, starts, tokens, noisy, times.float(), heard).float()
-        return self._errors(predicted, motion, noisy, noise, share, given, self._put(batch.pose_weight))
+        return Noised(
+            mel=self._put(batch.mel),
+            starts=self._put(batch.starts),
+            tokens=tokens,
+            frames=noisy,
+            time=times.float(),
+            heard=heard,
+            motion=motion,
+            noise=noise,
+            share=share,
+            given=given,
+            pose=self._put(batch.pose_weight),
+            silenced=self._put(batch.silenced),
+        )
 
-    def _errors(
-        self,
-        predicted: Tensor,
-        motion: Tensor,
-        noisy: Tensor,
-        noise: Tensor,
-        share: Tensor,
-        given: Tensor,
-        pose: Tensor,
-    ) -> tuple[Tensor, dict[str, float]]:
-        target = share.sqrt() * noise - (1 - share).sqrt() * motion
+    def errors(self, predicted: Tensor, noised: Noised) -> tuple[Tensor, dict[str, float]]:
+        """Loss of an answer v (B, N, 70), and its parts."""
+        motion, share, given = noised.motion, noised.share, noised.given
         weight = torch.ones_like(motion)
-        weight[..., :7] = pose[:, None, None]
+        weight[..., :7] = noised.pose[:, None, None]
         weight = weight * ~given[..., None]
-        v = (weight * (predicted - target) ** 2).sum() / weight.sum()
-        clean = torch.where(given[..., None], motion, share.sqrt() * noisy - (1 - share).sqrt() * predicted)
+        v = (weight * (predicted - noised.v) ** 2).sum() / weight.sum()
+        clean = torch.where(given[..., None], motion, share.sqrt() * noised.frames - (1 - share).sqrt() * predicted)
         error = (clean - motion) @ self.measures
         new = (~given).sum() * error.shape[-1]
         lips = (error.square() * self.lips).sum() / new
@@ -193,8 +242,10 @@ class Chooser:
         self.groups = {"clips": natural, "lrcar": short, "grid_s1": studio}
         self.face, self.recipe, self.measures = face, recipe, measuring_matrix(face)
 
-    def __call__(self, model: MotionModel) -> dict[str, float]:
-        """Figures by data set; the model is on the CPU."""
+    def __call__(self, smooth: nn.Module) -> dict[str, float]:
+        """Figures by data set of a `MotionModel`, wherever it is."""
+        model = MotionModel(self.recipe.network).eval()
+        model.load_state_dict(weights_of(smooth))
         encode = torch_encoder(model.encoder)
         sampling = self.recipe.sampling
         loop = Ddim(model.denoiser, sampling, context_shares(self.face, sampling.context_time or 0))
@@ -226,7 +277,7 @@ class MotionTask:
     def __init__(self, recipe: Recipe, items: list[Item], mirror: np.ndarray, face: FaceModel, team: Team) -> None:
         train = [item for item in items if item.clip.split == "train"]
         self._recipe = recipe
-        self._batches = Batches(train, face, mirror, recipe.seed, recipe.mix)
+        self._batches = Batches(train, face, mirror, recipe.seed, recipe.mix, recipe.silences)
         self._objective = Objective(face, train, recipe, team.device)
         self._choose = Chooser([item for item in items if item.clip.split == "val"], face, recipe)
 
@@ -235,9 +286,7 @@ class MotionTask:
         return self._objective(model, batch, torch.initial_seed())
 
     def check(self, smooth: nn.Module) -> dict[str, float]:
-        model = MotionModel(self._recipe.network).eval()
-        model.load_state_dict(weights_of(smooth))
-        return self._choose(model)
+        return self._choose(smooth)
 
 
 def train(
