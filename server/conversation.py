@@ -149,7 +149,8 @@ class Conversation:
         speech, utterance = self._speech(heard)
         if speech is not heard:
             arrival = None
-        self._echo.played(speech.pcm)
+        if self._mode is not Mode.MIRROR:  # where nobody can be taken for an echo
+            self._echo.played(speech.pcm)
         leaving = self._outgoing.put(Leaving(speech.tick, speech.playback, arrival, utterance))
         if leaving is not None and leaving.utterance is not None:
             self._spoken.leave(leaving.utterance)

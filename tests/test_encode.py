@@ -51,11 +51,13 @@ class Stream:
             **how,  # type: ignore[arg-type]
         )
 
-    async def show(self, ticks: range, size: int = 128) -> None:
-        """Moving pictures, one at a time."""
+    async def show(self, ticks: range, size: int = 128, grain: int = 0) -> None:
+        """Moving pictures, one at a time; with `grain` they take all the bits there are."""
         for tick in ticks:
             known = self.settled
-            self.encoder.put(tick, picture(tick, size))
+            shown = picture(tick, size)
+            shown[..., 2] += np.random.default_rng(tick).integers(0, grain + 1, (size, size), np.uint8)
+            self.encoder.put(tick, shown)
             await self.until(known + 1)
 
     async def until(self, count: int) -> None:
@@ -125,6 +127,17 @@ async def test_a_picture_that_is_too_late_is_not_encoded() -> None:
     assert stream.drops == ["late_before_encoding"] * 2
 
 
+@pytest.mark.parametrize("codec", ["vp8", "h264"])
+async def test_a_clean_picture_takes_no_more_bits_than_it_needs(codec: str) -> None:
+    async def bits(limit: int) -> int:
+        stream = Stream(codec, bitrate=limit)
+        await stream.show(range(50), size=256)
+        await stream.encoder.close()
+        return 8 * sum(packet.size for _, packet in stream.packets[25:])
+
+    assert await bits(8_000_000) < 1.3 * await bits(4_000_000)
+
+
 async def test_a_full_queue_keeps_the_latest() -> None:
     stream = Stream()
     pictures = [picture(tick, 512) for tick in range(20)]
@@ -140,7 +153,7 @@ async def test_the_receivers_estimate_sets_the_rate() -> None:
     async def bits(estimate: int) -> int:
         stream = Stream(bitrate=1_500_000)
         stream.encoder.set_bitrate(estimate)
-        await stream.show(range(1, 76), size=256)
+        await stream.show(range(1, 76), size=256, grain=60)
         await stream.encoder.close()
         return 8 * sum(packet.size for _, packet in stream.packets[25:])
 

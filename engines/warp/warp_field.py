@@ -103,10 +103,9 @@ def pixel_map(backward: FloatArray, pixels: FloatArray, step: int) -> FloatArray
 
     `pixels` (2, H, W) are the frame's pixels in supersampled photo coordinates.
     """
-    dense = np.empty_like(pixels)
+    dense, moved = np.empty_like(pixels), backward * np.float32(step * SUPERSAMPLING)
     for plane in (0, 1):
-        cv2.resize(backward[plane], pixels.shape[:0:-1], dst=dense[plane], interpolation=cv2.INTER_LINEAR)
-    dense *= step * SUPERSAMPLING
+        cv2.resize(moved[plane], pixels.shape[:0:-1], dst=dense[plane], interpolation=cv2.INTER_LINEAR)
     dense += pixels
     return dense
 
