@@ -27,7 +27,7 @@ from benchmarks.mouth import rendered
 from benchmarks.probe import default_face
 from benchmarks.wire import CLOCK
 from engines.types import FPS, FRAME_SIZE, ByteArray
-from server.encode import PICTURE_CODECS, PICTURE_PTS
+from server.encode import PICTURE_CODECS, PICTURE_PTS, shrunk
 
 SIZES = (256, 384, 512)
 PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium")
@@ -61,8 +61,7 @@ def measure(film: Sequence[ByteArray], codec: str, preset: str | None, size: int
     walls, cpu, size_of_all, errors = [], 0.0, 0, []
     for number, picture in enumerate(film):
         began, used = time.perf_counter(), time.process_time()
-        rgb = picture if size == len(picture) else cv2.resize(picture, (size, size), interpolation=cv2.INTER_AREA)
-        i420 = np.asarray(cv2.cvtColor(rgb, cv2.COLOR_RGB2YUV_I420), np.uint8)
+        i420 = np.asarray(cv2.cvtColor(shrunk(picture, size), cv2.COLOR_RGB2YUV_I420), np.uint8)
         frame = av.VideoFrame.from_ndarray(i420, format="yuv420p")
         frame.pts, frame.time_base = number * PICTURE_PTS, Fraction(1, CLOCK["video"])
         packets = context.encode(frame)
@@ -71,7 +70,7 @@ def measure(film: Sequence[ByteArray], codec: str, preset: str | None, size: int
         for packet in packets:
             size_of_all += packet.size
             for made in decoder.decode(av.Packet(bytes(packet))):
-                luma = made.to_ndarray(format="gray").astype(np.float32)
+                luma = made.to_ndarray()[:size].astype(np.float32)  # as it is: FFmpeg's grey has another range
                 errors.append(float(np.mean((luma - i420[:size].astype(np.float32)) ** 2)))
     p50, p95, p99 = np.percentile(walls, (50, 95, 99))
     return Encoded(

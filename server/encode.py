@@ -277,7 +277,7 @@ class VideoEncoder:
             moved = abs(wanted - bitrate) > BITRATE_STEP * bitrate or wanted == self._most != bitrate
             if moved and now - opened_at > pause:
                 codec, bitrate, side = None, wanted, side_for(wanted, self._side)
-            rgb = _shrunk(rgb, min(side, self.pixels or side))
+            rgb = shrunk(rgb, min(side, self.pixels or side))
             height, width = rgb.shape[:2]
             if codec is None or (codec.width, codec.height) != (width, height):
                 codec, opened_at = usable[0](width, height, bitrate), now
@@ -306,13 +306,15 @@ def tick_of(packet: Packet[Any]) -> int | None:
     return None if packet.pts is None else packet.pts // PICTURE_PTS
 
 
-def _shrunk(rgb: ByteArray, side: int) -> ByteArray:
+def shrunk(rgb: ByteArray, side: int) -> ByteArray:
     """A picture whose longer side has `side` pixels at the most; sides stay even, as 4:2:0 needs them."""
     height, width = rgb.shape[:2]
     if max(height, width) <= side:
         return rgb
     size = [2 * round(length * side / max(height, width) / 2) for length in (width, height)]
-    return np.asarray(cv2.resize(rgb, size, interpolation=cv2.INTER_AREA), np.uint8)
+    # Areas take 2.0 ms for 384 of 512 pixels, points between 0.4; only halves and less need areas.
+    between = cv2.INTER_LINEAR if 2 * side > max(height, width) else cv2.INTER_AREA
+    return np.asarray(cv2.resize(rgb, size, interpolation=between), np.uint8)
 
 
 def picture(tick: int, rgb: ByteArray) -> av.VideoFrame:
