@@ -6,9 +6,9 @@ be used from several threads. A `Talk` is the state of one call and belongs to o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -23,7 +23,7 @@ from engines.sampler import Sampler, SamplerState
 from engines.types import ByteArray, FloatArray, Identity, MelTick, MotionTick
 from engines.understanding import HEARS_ALL, Understanding, UnderstandingState
 
-ENCODER_ROWS = 2  # windows of sound encoded in one call: a tick completes one, seldom two
+TOGETHER = (1, 2, 4, 8)  # windows of sound, or of motion, that engines take in one batch
 
 
 @dataclass(slots=True)
@@ -44,6 +44,16 @@ class Talk:
     levels: list[float] = field(default_factory=list)  # loudness of ticks sampler.next_tick, ...
     other: MelStream | None = None  # of the person the avatar listens to
     heard: list[float] = field(default_factory=list)  # loudness of that person in ticks sampler.next_tick, ...
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """Sound that one call adds: `pcm` f32 (samples,) at 16 kHz; the rest as in `Talker.listen`."""
+
+    talk: Talk
+    pcm: FloatArray
+    controls: Controls | None = None
+    brief: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,10 +102,22 @@ class Talker:
 
         `controls` hold from the next frame on, until others are given. `brief`: denoise in fewer steps this time.
         """
-        if controls is not None and controls != talk.glide.controls:
-            self.placing.offer.require(controls)
-            talk.glide = talk.glide.towards(controls)
-        return self._advance(talk, talk.mel.push(pcm), frames=None, brief=brief)
+        return self.listen_together([Heard(talk, pcm, controls, brief)])[0]
+
+    def listen_together(self, calls: Sequence[Heard]) -> list[list[MotionTick]]:
+        """What `listen` does for one call, for several, whose windows the engines take as rows of one batch."""
+        for call in calls:
+            if call.controls is not None and call.controls != call.talk.glide.controls:
+                self.placing.offer.require(call.controls)
+                call.talk.glide = call.talk.glide.towards(call.controls)
+        self._understand([(call.talk, call.talk.mel.push(call.pcm)) for call in calls])
+        ready: list[list[MotionTick]] = [[] for _ in calls]
+        for brief in (False, True):
+            rows = [row for row, call in enumerate(calls) if call.brief is brief]
+            while due := [row for row in rows if len(calls[row].talk.features) >= self.profile.window.length]:
+                for row, made in zip(due, self._hop([calls[row].talk for row in due], brief=brief), strict=True):
+                    ready[row].extend(made)
+        return ready
 
     def hush(self, talk: Talk) -> None:
         """Take back the sound that no motion was made of yet: the next frames are those of silence, mouth closed."""
@@ -120,7 +142,17 @@ class Talker:
 
     def finish(self, talk: Talk, frames: int) -> list[MotionTick]:
         """End of a finite sound: the frames below `frames` that `listen` has not returned yet."""
-        return self._advance(talk, talk.mel.finish(frames), frames)
+        self._understand([(talk, talk.mel.finish(frames))])
+        length, ready = self.profile.window.length, []
+        if talk.features:
+            # The last hop of a finite sound may reach past its end; what follows is taken as unchanged.
+            missing = frames + length - talk.first_feature - len(talk.features)
+            talk.features.extend([talk.features[-1]] * missing)
+            for known in (talk.spoken, talk.lips, talk.levels):
+                known.extend([known[-1]] * missing)
+        while len(talk.features) >= length and talk.sampler.next_tick < frames:
+            ready.extend(self._hop([talk])[0])
+        return [tick for tick in ready if tick.tick < frames]
 
     def render(self, identities: Sequence[Identity], motions: FloatArray, out: ByteArray | None = None) -> ByteArray:
         """Motion (N, 70) placed on N photos -> u8 (N, 512, 512, 3) RGB."""
@@ -132,46 +164,48 @@ class Talker:
 
     def warm(self) -> None:
         """Prepare every engine for every size that calls ask for, so that none is met for the first time in a call."""
-        self.encoder.warm(range(1, ENCODER_ROWS + 1))
-        self.sampler.warm()
+        self.encoder.warm(TOGETHER)
+        self.sampler.warm(TOGETHER)
         self.renderer.warm([1])
 
     def _encode(self, windows: Sequence[FloatArray]) -> FloatArray:
-        parts = [np.stack(windows[start : start + ENCODER_ROWS]) for start in range(0, len(windows), ENCODER_ROWS)]
-        return np.concatenate([self.encoder.run(mel=part)["feature"] for part in parts])
+        """Mel windows (80, K) -> features (N, A)."""
+        return np.concatenate([self.encoder.run(mel=np.stack(part))["feature"] for part in batches(windows)])
 
-    def _understand(self, talk: Talk, windows: list[FloatArray]) -> None:
-        """Add the features of consecutive mel windows to the call; what is no speech counts as silence."""
-        levels = np.array([loudness(window) for window in windows], np.float32)
-        heard, talk.understanding = self.understanding.advance(
-            np.stack(windows), self._encode(windows), talk.silence, talk.understanding
-        )
-        talk.features.extend(heard.features)
-        talk.spoken.extend(heard.spoken)
-        talk.lips.extend(heard.lips)
-        talk.levels.extend(heard.spoken * levels)
+    def _understand(self, calls: Sequence[tuple[Talk, list[MelTick]]]) -> None:
+        """Add the features of consecutive mel windows to each call; what is no speech counts as silence."""
+        windows = [mel.window for _, mels in calls for mel in mels]
+        if not windows:
+            return
+        features, first = self._encode(windows), 0
+        for talk, mels in calls:
+            if not mels:
+                continue
+            own = slice(first, first := first + len(mels))
+            heard, talk.understanding = self.understanding.advance(
+                np.stack(windows[own]), features[own], talk.silence, talk.understanding
+            )
+            talk.features.extend(heard.features)
+            talk.spoken.extend(heard.spoken)
+            talk.lips.extend(heard.lips)
+            talk.levels.extend(heard.spoken * np.array([loudness(window) for window in windows[own]], np.float32))
 
-    def _advance(self, talk: Talk, mels: list[MelTick], frames: int | None, *, brief: bool = False) -> list[MotionTick]:
-        if mels:
-            self._understand(talk, [mel.window for mel in mels])
-        if frames is not None and talk.features:
-            # The last hop of a finite sound may reach past its end; what follows is taken as unchanged.
-            missing = frames + self.profile.window.length - talk.first_feature - len(talk.features)
-            talk.features.extend([talk.features[-1]] * missing)
-            for known in (talk.spoken, talk.lips, talk.levels):
-                known.extend([known[-1]] * missing)
-        ready: list[MotionTick] = []
-        length = self.profile.window.length
-        while len(talk.features) >= length and (frames is None or talk.sampler.next_tick < frames):
-            first = talk.sampler.next_tick
-            sound = np.stack(talk.features[:length])[None]
-            spoken, lips = (np.array([ticks[:length]], np.float32) for ticks in (talk.spoken, talk.lips))
-            new, (talk.sampler,) = self.sampler.advance([talk.sampler], sound, spoken, lips, brief=brief)
-            ready.extend(self._place(talk, first, new[0]))
-            for past in (talk.features, talk.spoken, talk.lips, talk.levels, talk.heard):
-                del past[: self.profile.window.new]
-            talk.first_feature += self.profile.window.new
-        return ready if frames is None else [tick for tick in ready if tick.tick < frames]
+    def _hop(self, talks: Sequence[Talk], *, brief: bool = False) -> list[list[MotionTick]]:
+        """The next frames of calls whose windows are full."""
+        plan, ready = self.profile.window, []
+        for together in batches(talks):
+            sound = np.array([talk.features[: plan.length] for talk in together], np.float32)
+            spoken = np.array([talk.spoken[: plan.length] for talk in together], np.float32)
+            lips = np.array([talk.lips[: plan.length] for talk in together], np.float32)
+            states = [talk.sampler for talk in together]
+            made, states = self.sampler.advance(states, sound, spoken, lips, brief=brief)
+            for talk, new, state in zip(together, made, states, strict=True):
+                first, talk.sampler = talk.sampler.next_tick, state
+                ready.append(self._place(talk, first, new))
+                for past in (talk.features, talk.spoken, talk.lips, talk.levels, talk.heard):
+                    del past[: plan.new]
+                talk.first_feature += plan.new
+        return ready
 
     def _place(self, talk: Talk, first: int, normalised: FloatArray) -> list[MotionTick]:
         predicted = self.placing.normalisation.denormalise(normalised)
@@ -182,3 +216,15 @@ class Talker:
         heard[: len(known)] = known
         placed, talk.placing = self.placing.place(talk.identity.source, predicted, levels, effect, talk.placing, heard)
         return [MotionTick(first + row, placed[row]) for row in range(len(placed))]
+
+
+Row = TypeVar("Row")
+
+
+def batches(rows: Sequence[Row]) -> Iterator[Sequence[Row]]:
+    """`rows` in their order, in as few batches as `TOGETHER` allows."""
+    first = 0
+    while first < len(rows):
+        size = max(size for size in TOGETHER if size <= len(rows) - first)
+        yield rows[first : first + size]
+        first += size

@@ -8,7 +8,7 @@ to the next, as an immutable `SamplerState`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -103,11 +103,11 @@ class Sampler:
     brief: Engine | None = None
     contact: Contact | None = None
 
-    def warm(self) -> None:
-        """Prepare windows of one call."""
+    def warm(self, batches: Iterable[int] = (1,)) -> None:
+        """Prepare windows of so many calls at once."""
         for engine in (self.engine, self.brief):
             if engine is not None:
-                engine.warm([1], frames=self.plan.length)
+                engine.warm(batches, frames=self.plan.length)
 
     def from_photo(self, canonical: FloatArray, reference: FloatArray, seed: int) -> SamplerState:
         """A call with no past but the photo: what windows without context start from.

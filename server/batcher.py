@@ -1,7 +1,7 @@
 """Whose turn it is: bounded worker threads run the engines for every call, earliest deadline first.
 
-Above this file nobody touches a `Talker` or a `Talk`; calls hold a `Lease` and await results. That border is
-what later lets rows of several calls share one batch, or workers become processes.
+Above this file nobody touches a `Talker` or a `Talk`; calls hold a `Lease` and await results. Sound of several calls
+that waits while every worker is busy is taken at once: its windows are rows of one batch.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 
 from engines.controls import DEFAULT, Controls
 from engines.mark import marked
-from engines.pipeline import Talk, Talker
+from engines.pipeline import TOGETHER, Heard, Talk, Talker
 from engines.renderer import Staged
 from engines.types import ByteArray, FloatArray, Identity, KDTalkerError, MotionTick
 from server.metrics import Metrics
@@ -40,11 +40,26 @@ class _Job:
     deadline: float
     number: int  # jobs of equal deadline run in the order they came
     stage: str = field(compare=False)
-    work: Callable[[], Any] = field(compare=False)
+    work: Callable[[], Any] | Heard = field(compare=False)  # sound can be heard together with other calls'
     lease: Lease = field(compare=False)
     done: asyncio.Future[Any] = field(compare=False)
-    begun: float | None = field(default=None, compare=False)
-    abandoned: bool = field(default=False, compare=False)
+    turn: _Turn | None = field(default=None, compare=False)  # once a worker has taken it
+
+
+@dataclass(slots=True)
+class _Turn:
+    """What a worker does at once: one job, or the sound of several calls."""
+
+    jobs: list[_Job]
+    begun: float
+    abandoned: bool = False
+
+    def work(self, talker: Talker) -> list[Any]:
+        """The jobs' results."""
+        heard = [job.work for job in self.jobs if isinstance(job.work, Heard)]
+        if heard:
+            return list(talker.listen_together(heard))
+        return [job.work() for job in self.jobs if callable(job.work)]
 
 
 class Lease:
@@ -78,8 +93,11 @@ class Lease:
         `hushed`: sound from before is taken back first, see `Talker.hush`.
         """
         assert self._talk is not None, "begin first"
-        work = partial(self._hear, self._talk, pcm, controls, brief=brief, hushed=hushed)
-        ready: list[MotionTick] = await self._batcher.run(self, "listen", deadline, work)
+        talker = self._batcher.talker
+        if hushed:
+            await self._batcher.run(self, "hush", deadline, partial(talker.hush, self._talk))
+        heard = Heard(self._talk, pcm, controls, brief)
+        ready: list[MotionTick] = await self._batcher.run(self, "listen", deadline, heard)
         return ready
 
     async def render(self, motion: FloatArray, deadline: float, controls: Controls = DEFAULT) -> ByteArray:
@@ -90,13 +108,6 @@ class Lease:
         """
         picture: ByteArray = await self._batcher.run(self, "render", deadline, partial(self._show, motion, controls))
         return picture
-
-    def _hear(
-        self, talk: Talk, pcm: FloatArray, controls: Controls | None, *, brief: bool, hushed: bool
-    ) -> list[MotionTick]:
-        if hushed:
-            self._batcher.talker.hush(talk)
-        return self._batcher.talker.listen(talk, pcm, controls, brief=brief)
 
     def _show(self, motion: FloatArray, controls: Controls) -> ByteArray:
         look = controls.view, controls.background
@@ -121,7 +132,7 @@ class Batcher:
         self._numbers = itertools.count()
         self._changed = threading.Condition()
         self._closed = False
-        self._workers, self._abandoned = workers, 0
+        self._workers, self._abandoned, self._idle = workers, 0, 0
         self._threads: list[threading.Thread] = []
         for _ in range(workers):
             self._hire()
@@ -129,7 +140,7 @@ class Batcher:
     def lease(self, identity: Identity) -> Lease:
         return Lease(self, identity)
 
-    async def run(self, lease: Lease, stage: str, deadline: float, work: Callable[[], Any]) -> Any:
+    async def run(self, lease: Lease, stage: str, deadline: float, work: Callable[[], Any] | Heard) -> Any:
         """Run `work` on a worker for `lease`; what it raises is raised here. Cancelled if the lease ends first.
 
         Raises HungError where it takes longer than HUNG; its worker is replaced.
@@ -177,18 +188,19 @@ class Batcher:
         """Give up a worker that does not come back from `job`; runs on the event loop."""
         if job.done.done():
             return
-        now = time.perf_counter()
-        if job.begun is None or now - job.begun < HUNG:
-            left = HUNG if job.begun is None else job.begun + HUNG - now
+        now, turn = time.perf_counter(), job.turn
+        if turn is None or now - turn.begun < HUNG:
+            left = HUNG if turn is None else turn.begun + HUNG - now
             watch = job.done.get_loop().call_later(left + 0.01, self._look_after, job)
             job.done.add_done_callback(lambda _: watch.cancel())
             return
-        job.abandoned = True
-        self._abandoned += 1
-        logger.error("%s hangs; its worker is given up", job.stage)
+        if not turn.abandoned:
+            turn.abandoned = True
+            self._abandoned += 1
+            logger.error("%s hangs; its worker is given up", job.stage)
+            if self._abandoned <= REPLACED:
+                self._hire()
         self._metrics.errors.labels(job.stage).inc()
-        if self._abandoned <= REPLACED:
-            self._hire()
         self._finish(job)
         job.done.set_exception(HungError(f"{job.stage} took longer than {HUNG:.0f} s"))
 
@@ -196,28 +208,46 @@ class Batcher:
         heapq.heappush(self._heap, job)
         self._changed.notify()
 
-    def _take(self) -> _Job | None:
+    def _take(self) -> _Turn | None:
         with self._changed:
+            self._idle += 1
             while not self._heap and not self._closed:
                 self._changed.wait()
-            return None if self._closed else heapq.heappop(self._heap)
+            self._idle -= 1
+            if self._closed:
+                return None
+            turn = _Turn([heapq.heappop(self._heap)], time.perf_counter())
+            # What an idle worker would begin at once is left to it.
+            while (
+                isinstance(turn.jobs[0].work, Heard)
+                and len(turn.jobs) < TOGETHER[-1]
+                and len(self._heap) > self._idle
+                and isinstance(self._heap[0].work, Heard)
+            ):
+                turn.jobs.append(heapq.heappop(self._heap))
+            for job in turn.jobs:
+                job.turn = turn
+            return turn
 
     def _run(self) -> None:
-        while (job := self._take()) is not None:
-            if job.done.cancelled():
+        while (turn := self._take()) is not None:
+            for job in [job for job in turn.jobs if job.done.cancelled()]:
+                turn.jobs.remove(job)
                 self._finish(job)
+            if not turn.jobs:
                 continue
-            result, error = None, None
-            job.begun = time.perf_counter()
+            results: list[Any] = [None] * len(turn.jobs)
+            error = None
             try:
-                result = job.work()
-            except Exception as caught:  # it belongs to the call that asked, not to this thread
+                results = turn.work(self.talker)
+            except Exception as caught:  # it belongs to the calls that asked, not to this thread
                 error = caught
-            seconds = time.perf_counter() - job.begun
-            if job.abandoned:
+            seconds = (time.perf_counter() - turn.begun) / len(turn.jobs)
+            if turn.abandoned:
                 return  # somebody else stands here now
-            self._finish(job)
-            job.done.get_loop().call_soon_threadsafe(self._report, job, seconds, result, error)
+            for job, result in zip(turn.jobs, results, strict=True):
+                self._finish(job)
+                job.done.get_loop().call_soon_threadsafe(self._report, job, seconds, result, error)
 
     def _finish(self, job: _Job) -> None:
         """Let the call's next job have its turn."""

@@ -5,15 +5,15 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pytest
 
-from engines.pipeline import Talker
+from engines.pipeline import Heard, Talker
 from engines.portrait.prepare import prepare
 from engines.talkers import open_talker
-from engines.types import Identity
+from engines.types import Identity, MotionTick
 from server.batcher import Batcher
 from server.metrics import Metrics
 from tests.test_server import PORTRAIT
@@ -117,6 +117,42 @@ async def test_who_leaves_is_not_waited_for(one_worker: Batcher, identity: Ident
     await first
     assert await one_worker.run(one_worker.lease(identity), "test", 0.0, lambda: "next") == "next"
     assert done == []
+
+
+async def test_sound_that_waited_for_a_worker_is_heard_in_one_batch(
+    one_worker: Batcher, identity: Identity, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sound = 0.1 * np.random.default_rng(0).standard_normal((3, 16_000)).astype(np.float32)
+    taken: list[int] = []
+    listen_together = Talker.listen_together
+
+    def counted(talker: Talker, calls: Sequence[Heard]) -> list[list[MotionTick]]:
+        taken.append(len(calls))
+        return listen_together(talker, calls)
+
+    monkeypatch.setattr(Talker, "listen_together", counted)
+
+    async def motions(held: bool) -> list[np.ndarray]:
+        leases = [one_worker.lease(identity) for _ in sound]
+        await asyncio.gather(*(lease.begin(seed, 0.0) for seed, lease in enumerate(leases)))
+        opened = threading.Event()
+        first = await occupied(one_worker, identity, opened) if held else None
+        if first is None:
+            heard = [await lease.listen(pcm, 0.0) for lease, pcm in zip(leases, sound, strict=True)]
+        else:
+            listening = [
+                asyncio.ensure_future(lease.listen(pcm, 0.0)) for lease, pcm in zip(leases, sound, strict=True)
+            ]
+            await asyncio.sleep(0)
+            opened.set()
+            heard = await asyncio.gather(*listening)
+            await first
+        return [np.stack([tick.motion for tick in ticks]) for ticks in heard]
+
+    together, apart = await motions(True), await motions(False)
+    assert taken == [3, 1, 1, 1]
+    for one, other in zip(together, apart, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-4)
 
 
 async def test_the_same_seed_and_sound_give_the_same_motion_and_picture(
