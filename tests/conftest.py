@@ -38,6 +38,8 @@ START = 120  # seconds that a server may take on a busy machine
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Two groups for two processes: calls, which keep time, one after another; and what only computes, beside them."""
     for item in items:
+        if item.get_closest_marker("xdist_group"):
+            continue
         module = item.getparent(pytest.Module)
         known = {*getattr(item, "fixturenames", ()), *(vars(module.obj) if module else ())}
         item.add_marker(pytest.mark.xdist_group("calls" if CALLS & known else "computing"))

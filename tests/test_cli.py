@@ -112,6 +112,7 @@ def test_the_embedded_profile_needs_no_torch(tmp_path: Path, spoken: Path) -> No
     assert (tmp_path / "out.mp4").stat().st_size > 10_000
 
 
+@pytest.mark.xdist_group("calls")  # it would join a cluster that other tests have
 def test_a_cluster_without_ray_or_without_machines_says_what_to_do(tmp_path: Path) -> None:
     told = [sys.executable, "-m", "kdtalker", "serve", "--cluster", "auto"]
     environment = os.environ | {"RAY_TMPDIR": str(tmp_path), "RAY_ADDRESS": ""}
