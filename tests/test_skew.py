@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from aiortc.rtp import AnyRtcpPacket, RtcpSrPacket
 
 from benchmarks.peer import PACKET, Received, Voice, connect
 from benchmarks.skew import NTP_EPOCH, first_tick, packet_skew, report_skew, skew
-from engines.pipeline import Talker
+from engines.pipeline import Heard, Talker
 from engines.portrait.prepare import prepare
 from engines.renderer import Renderer
 from engines.talkers import open_talker
@@ -56,10 +56,10 @@ class MarkingRenderer:
 class MarkingTalker(Talker):
     """A real talker that tells its renderer which motion belongs to which tick."""
 
-    def listen(self, *arguments: Any, **named: Any) -> list[MotionTick]:
-        ready = super().listen(*arguments, **named)
+    def listen_together(self, calls: Sequence[Heard]) -> list[list[MotionTick]]:
+        ready = super().listen_together(calls)
         assert isinstance(self.renderer, MarkingRenderer)
-        self.renderer.ticks |= {made.motion.tobytes(): made.tick for made in ready}
+        self.renderer.ticks |= {made.motion.tobytes(): made.tick for call in ready for made in call}
         return ready
 
 
