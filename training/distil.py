@@ -84,10 +84,7 @@ class DistilTask:
     def loss(self, model: nn.Module, step: int, part: int) -> tuple[Tensor, dict[str, float]]:
         turn, place = divmod(step - 1, self._lessons.count)
         order = np.random.default_rng([self._recipe.seed, turn]).permutation(self._lessons.count)
-        noised = self._lessons.read(int(order[place]))
-        with products(ALONE.device, self._recipe.half):
-            predicted = noised.ask(model)
-        return self._objective.errors(predicted, noised)
+        return self._objective.answering(model, self._lessons.read(int(order[place])))
 
     def check(self, smooth: nn.Module) -> dict[str, float]:
         return self._choose(smooth)

@@ -144,10 +144,13 @@ class Objective:
 
     def __call__(self, model: nn.Module, batch: Batch, seed: int = 0) -> tuple[Tensor, dict[str, float]]:
         """Loss and its parts; all noise is a function of `seed`."""
-        noised = self.noised(batch, seed)
+        return self.answering(model, self.noised(batch, seed))
+
+    def answering(self, model: nn.Module, noised: Noised) -> tuple[Tensor, dict[str, float]]:
+        """Loss of what the model answers, and its parts."""
         with products(self.device, self.recipe.half):
             predicted = noised.ask(model)
-        return self.errors(predicted, noised)
+        return self._errors(predicted, noised)
 
     def noised(self, batch: Batch, seed: int = 0) -> Noised:
         """A batch with its noise, a function of `seed`."""
@@ -191,7 +194,7 @@ class Objective:
             silenced=self._put(batch.silenced),
         )
 
-    def errors(self, predicted: Tensor, noised: Noised) -> tuple[Tensor, dict[str, float]]:
+    def _errors(self, predicted: Tensor, noised: Noised) -> tuple[Tensor, dict[str, float]]:
         """Loss of an answer v (B, N, 70), and its parts."""
         motion, share, given = noised.motion, noised.share, noised.given
         weight = torch.ones_like(motion)

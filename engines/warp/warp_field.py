@@ -110,12 +110,12 @@ def pixel_map(backward: FloatArray, pixels: FloatArray, step: int) -> FloatArray
     return dense
 
 
-def warp(image: ByteArray, where: FloatArray, out: ByteArray | None = None) -> ByteArray:
+def warp(image: ByteArray, where: FloatArray) -> ByteArray:
     """Bilinear u8 (h, w, 4) of `image` (H, W, 4) at `where` (2, h, w); edges continue outwards.
 
     Four channels, because OpenCV samples them in half the time of three.
     """
-    return np.asarray(cv2.remap(image, where[0], where[1], cv2.INTER_LINEAR, dst=out, borderMode=_EDGE), np.uint8)
+    return np.asarray(cv2.remap(image, where[0], where[1], cv2.INTER_LINEAR, borderMode=_EDGE), np.uint8)
 
 
 def supersample(crop: ByteArray) -> ByteArray:
