@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,13 +30,16 @@ def tick_noise(seed: int, first: int, count: int) -> FloatArray:
     A pure function of seed and absolute tick (counter-based Philox), so that a frame keeps its noise
     whether it is look-ahead, new or committed, and a call replays bit for bit.
     """
-    rows = [
-        np.random.Generator(np.random.Philox(key=seed, counter=[0, 0, 0, first + row + 2**32])).standard_normal(
-            MOTION_WIDTH, np.float32
-        )
-        for row in range(count)
-    ]
-    return np.stack(rows)
+    return np.stack([_noise(seed, first + row) for row in range(count)])
+
+
+@lru_cache(maxsize=4096)  # windows overlap: a tick is asked for about thirteen times
+def _noise(seed: int, tick: int) -> FloatArray:
+    """One tick's row f32 (70,); shared, so read-only."""
+    bits = np.random.Philox(key=seed, counter=[0, 0, 0, tick + 2**32])
+    row = np.random.Generator(bits).standard_normal(MOTION_WIDTH, np.float32)
+    row.flags.writeable = False
+    return row
 
 
 def hold(frames: FloatArray, held: NDArray[np.bool_], limit: float) -> NDArray[np.bool_]:

@@ -1,4 +1,4 @@
-"""Blinks, painted into the photo before it is warped.
+"""Blinks, painted over the photo and warped with it.
 
 How far an eye is closed is one number, so every state of it can be painted once per photo: the lashes
 slide down over the eyeball, and the skin that unrolls above them takes its colour from the skin around the eye.
@@ -29,6 +29,8 @@ OVERSHOOT = 0.018  # eye distances by which closed lids pass each other, so that
 LASHES = 0.024  # eye distances, their width
 TRACKED_BLINK = 0.8  # of the opening: what a closed eye loses in face-mesh tracks
 SLACK = 0.04  # closure below this is the tracker's noise
+STRIDE = 8  # pixels between those that are asked whether they are near an eye
+APART = 2 * STRIDE * SUPERSAMPLING  # pixels of the photo that such neighbours are apart at the most
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,24 +91,30 @@ def eyelid_tables(mesh: FloatArray, face: FaceModel, photo: ByteArray) -> Eyelid
     return Eyelids(np.array([first_corner, second_corner], np.int32), first, second, closure_rows(face))
 
 
-def blinked(eyelids: Eyelids, expression: FloatArray, photo: ByteArray, scratch: ByteArray) -> ByteArray:
-    """The photo with its lids where `expression` (21, 3), head frame, has them.
+def draw_eyelids(eyelids: Eyelids, expression: FloatArray, where: FloatArray, picture: ByteArray) -> None:
+    """Draw the lids where `expression` (21, 3), head frame, has them into `picture` u8 (h, w, 3), in place.
 
-    Returns `photo` itself while both eyes are open, else `scratch` (same shape), overwritten.
+    `where` (2, h, w): the picture's map into the supersampled photo, as `pixel_map` makes it.
     """
     closure = eyelids.rows @ expression[:, 1]
     closure = np.clip((closure - SLACK) / (1 - SLACK), 0, 1)
-    if not closure.any():
-        return photo
-    np.copyto(scratch, photo)
-    for amount, (left, top), states in zip(closure, eyelids.corner, (eyelids.first, eyelids.second), strict=True):
+    coarse = where[:, ::STRIDE, ::STRIDE]
+    for amount, corner, states in zip(closure, eyelids.corner, (eyelids.first, eyelids.second), strict=True):
+        if amount == 0:
+            continue
         level = float(amount) * (LEVELS - 1)
         below = min(int(level), LEVELS - 2)
-        height, width = states.shape[1:3]
         share = level - below
         patch = cv2.addWeighted(states[below], 1 - share, states[below + 1], share, 0)
-        scratch[top : top + height, left : left + width, :3] = patch
-    return scratch
+        # Only pixels whose place in the photo is in the patch change: those of its surroundings are looked at.
+        left, top = corner.tolist()
+        height, width = patch.shape[:2]
+        near = (coarse[0] > left - APART) & (coarse[0] < left + width + APART)
+        near &= (coarse[1] > top - APART) & (coarse[1] < top + height + APART)
+        x, y, across, down = (STRIDE * number for number in cv2.boundingRect(near.astype(np.uint8)))
+        around = slice(y, y + down), slice(x, x + across)
+        own = where[:, *around] - corner[:, None, None].astype(np.float32)
+        cv2.remap(patch, own[0], own[1], cv2.INTER_LINEAR, dst=picture[around], borderMode=cv2.BORDER_TRANSPARENT)
 
 
 def _paint(upper: FloatArray, lower: FloatArray, unit: float, photo: ByteArray) -> tuple[tuple[int, int], ByteArray]:

@@ -1,12 +1,11 @@
 """The embedded profile's renderer: the person's own pixels, moved by the 21 keypoints.
 
 Per frame: keypoint motion -> forward flow (one matrix product) -> backward flow -> one `cv2.remap` of the
-photo, lids painted in before; then the mouth as layers over an interior. NumPy and OpenCV only.
+photo, and one of each eye's painted lids; then the mouth as layers over an interior. NumPy and OpenCV only.
 """
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -19,7 +18,7 @@ from engines.face_mesh import FaceModel
 from engines.renderer import Plain, Staged
 from engines.types import FRAME_SIZE, MOTION_WIDTH, ByteArray, FloatArray, Identity, Portrait
 from engines.warp.enrolment import PICTURE, STEP, enrol, eyelids_of, interior_of, mouth_of, rest_gaps
-from engines.warp.eyelids import blinked
+from engines.warp.eyelids import draw_eyelids
 from engines.warp.head_field import coefficients
 from engines.warp.lips import LipModel
 from engines.warp.mouth import draw_mouth
@@ -41,7 +40,6 @@ class MeshWarp:
         self._lips = LipModel.of(face)
         self._nodes = identity_planes(PICTURE.columns, PICTURE.rows)
         self._pixels = SUPERSAMPLING * identity_planes(FRAME_SIZE, FRAME_SIZE)
-        self._scratch = threading.local()
 
     def warm(self, batches: Iterable[int]) -> None:
         """Nothing here is prepared by size."""
@@ -91,23 +89,16 @@ class MeshWarp:
         expression = self._lips.uncrossed(motion.expression(frame), rest_gaps(tables))
         frame[motion.EXPRESSION] = expression.reshape(-1)
         flow = coefficients(identity.source, frame)
-        still = tables["photo"] if stage is None else stage.photo
-        photo = blinked(eyelids_of(tables), expression, still, self._photo_scratch())
+        photo = tables["photo"] if stage is None else stage.photo
 
         forward = (flow.T / STEP @ tables["rows"]).reshape(2, PICTURE.rows, PICTURE.columns)
         backward = invert(forward, self._nodes, np.zeros(2, np.float32), ITERATIONS)
-        warped = warp(photo, pixel_map(backward, self._pixels, STEP))
+        where = pixel_map(backward, self._pixels, STEP)
+        warped = warp(photo, where)
         cv2.cvtColor(warped, cv2.COLOR_RGBA2RGB, dst=out)
+        draw_eyelids(eyelids_of(tables), expression, where, out)
         draw_mouth(mouth_of(tables), interior_of(tables), flow, frame, out)
         return warped[..., 3]
-
-    def _photo_scratch(self) -> ByteArray:
-        """A buffer for a supersampled photo, one per thread."""
-        if not hasattr(self._scratch, "photo"):
-            side = SUPERSAMPLING * FRAME_SIZE
-            self._scratch.photo = np.empty((side, side, 4), np.uint8)
-        buffer: ByteArray = self._scratch.photo
-        return buffer
 
 
 @dataclass(frozen=True, slots=True)
