@@ -22,7 +22,7 @@ from server.placement import Bounds, Directory, Fleet, Phase, Scaler, WorkerStat
 from server.roster import LOOK
 
 HOUR = 3600.0
-CORES_A_CALL = 0.52  # docs/server.md, one call at 512 pixels
+CORES_A_CALL = 0.52  # one call at 512 pixels on a machine with busy neighbours (docs/server.md)
 START = 8.4  # seconds until a worker is open; docs/cluster.md saw 5 to 11
 # Of a day, the rate at every full hour by the rate at its peak: little at night, most before noon and in the afternoon.
 DAY = (0.18, 0.10, 0.06, 0.04, 0.04, 0.07, 0.16, 0.33, 0.58, 0.82, 0.97, 1.0)
