@@ -19,14 +19,21 @@ from engines.types import FloatArray
 
 BEGINS, GOES_ON = 0.7, 0.2  # of the network's answer: what it takes to begin to speak, and to go on
 HOLD = 4  # ticks that speech is taken to go on after that
+NEAR = 15.0  # dB below the loudest speech in which nobody begins: people in the next room are softer than that
+EASE = 0.1  # dB a tick by which that is forgotten while somebody insists
+COLUMNS = 6  # of a mel window, the latest: how loud it is now
+NOTHING = -200.0  # dB
 
 
 @dataclass(frozen=True, slots=True)
 class VoiceState:
-    """What one call remembers: `memory` f32 (S,) of the cell, `left`: ticks for which somebody still speaks."""
+    """What one call remembers: `memory` f32 (S,) of the cell, `left`: ticks for which somebody still speaks, `loudest`:
+    dB of the speech so far.
+    """
 
     memory: FloatArray
     left: int
+    loudest: float = NOTHING
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,15 +49,27 @@ class VoiceModel:
     def advance(self, windows: FloatArray, state: VoiceState) -> tuple[FloatArray, VoiceState]:
         """Mel windows (T, 80, K) of consecutive ticks -> share of speech f32 (T,), 0 or 1, and the state after.
 
-        Two thresholds, as in a Schmitt trigger: it takes more to begin than to go on.
+        Two thresholds, as in a Schmitt trigger: it takes more to begin than to go on. Nor does anybody begin who is
+        much softer than who spoke before.
         """
         answers, memory = self.network.advance(windows, state.memory)
-        shares, left = np.empty(len(answers), np.float32), state.left
-        for tick, answer in enumerate(answers):
+        shares, left, loudest = np.empty(len(answers), np.float32), state.left, state.loudest
+        for tick, (answer, level) in enumerate(zip(answers, levels(windows), strict=True)):
             speaks = answer >= (GOES_ON if left else BEGINS)
+            if speaks and not left and level < loudest - NEAR:
+                speaks, loudest = False, loudest - EASE
+            if speaks and answer >= BEGINS:
+                loudest = max(loudest, float(level))
             left = HOLD + 1 if speaks else max(0, left - 1)
             shares[tick] = left > 0
-        return shares, VoiceState(memory, left)
+        return shares, VoiceState(memory, left, loudest)
+
+
+def levels(windows: FloatArray) -> FloatArray:
+    """How loud mel windows (T, 80, K) are at their end, dB (T,)."""
+    decibels = 12.5 * (windows[..., -COLUMNS:] + 4) - 100
+    power = (10 ** (decibels / 10)).sum((1, 2)) / COLUMNS
+    return np.asarray(10 * np.log10(np.maximum(power, 1e-20)), np.float32)
 
 
 @cache

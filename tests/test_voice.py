@@ -15,8 +15,8 @@ from engines.media import load_speech
 from engines.profile import EMBEDDED
 from engines.sampler import Quiet
 from engines.talkers import open_talker
-from engines.types import SPEECH_RATE, FloatArray, Identity, WeightsError
-from engines.voice import HOLD, only_speech, voice_model
+from engines.types import FPS, SPEECH_RATE, FloatArray, Identity, WeightsError
+from engines.voice import HOLD, NOTHING, levels, only_speech, voice_model
 from training.noises import LEVELS, noise
 
 RNG = np.random.default_rng(0)
@@ -82,7 +82,7 @@ def test_ticks_one_by_one_give_what_all_at_once_give() -> None:
         single.append(share[0])
     np.testing.assert_array_equal(single, whole)
     np.testing.assert_array_equal(state.memory, after.memory)
-    assert state.left == after.left
+    assert (state.left, state.loudest) == (after.left, after.loudest)
 
 
 def test_speech_goes_on_between_words() -> None:
@@ -92,6 +92,23 @@ def test_speech_goes_on_between_words() -> None:
     silence = windows(np.zeros(2 * SPEECH_RATE, np.float32))
     assert voice.advance(silence, voice.begin())[0].sum() == 0
     assert voice.advance(silence, spoke)[0].tolist() == [1] * HOLD + [0] * (50 - HOLD)
+
+
+def test_people_in_the_next_room_do_not_begin(speak: Callable[[str], np.ndarray]) -> None:
+    voice = voice_model()
+    sentence = at_16k(speak("When the sunlight strikes raindrops in the air, they make a rainbow."))
+    near = windows(sentence)
+    _, state = voice.advance(near, voice.begin())
+    assert state.loudest == levels(near).max()
+    pause = windows(np.zeros(SPEECH_RATE // 2, np.float32))
+    for decibel, audible in ((-6, True), (-25, False)):
+        there = windows((sentence * 10 ** (decibel / 20)).astype(np.float32))[: 2 * FPS]
+        _, silent = voice.advance(pause, state)
+        shares, after = voice.advance(there, silent)
+        assert shares.any() == audible, f"{decibel} dB"
+        alone, _ = voice.advance(there, voice.begin())
+        assert alone.mean() > 0.8, "whoever calls may speak softly"
+    assert NOTHING < after.loudest < state.loudest, "who insists is heard in the end"
 
 
 def test_what_is_no_speech_sounds_like_silence() -> None:
