@@ -14,7 +14,8 @@ from engines import motion
 from engines.face_mesh import face_model, to_pixels, to_unit
 from engines.portrait.prepare import prepare
 from engines.types import FRAME_SIZE, KEYPOINTS, Identity, Portrait
-from engines.warp.eyelids import EYES, closure_rows
+from engines.warp.enrolment import eyelids_of
+from engines.warp.eyelids import EYES, closure_rows, draw_eyelids
 from engines.warp.head_field import coefficients, place
 from engines.warp.lip_line import LipLine
 from engines.warp.lips import LipModel, gaps_of
@@ -141,6 +142,12 @@ def test_the_mouth_opens_steadily(renderer: MeshWarp, portrait: Portrait, identi
     assert changed == sorted(changed)
     assert changed[1] > 1
     assert changed[-1] > 2 * changed[1]
+
+
+def test_eyes_outside_the_picture_are_not_drawn(identity: Identity) -> None:
+    picture, elsewhere = np.full((512, 512, 3), 90, np.uint8), np.zeros((2, 512, 512), np.float32)
+    draw_eyelids(eyelids_of(identity.tables), blink(), elsewhere, picture)
+    assert (picture == 90).all()
 
 
 def test_a_blink_covers_the_iris(renderer: MeshWarp, portrait: Portrait, identity: Identity) -> None:

@@ -112,6 +112,8 @@ def draw_eyelids(eyelids: Eyelids, expression: FloatArray, where: FloatArray, pi
         near = (coarse[0] > left - APART) & (coarse[0] < left + width + APART)
         near &= (coarse[1] > top - APART) & (coarse[1] < top + height + APART)
         x, y, across, down = (STRIDE * number for number in cv2.boundingRect(near.astype(np.uint8)))
+        if not across:
+            continue  # the eye has left the picture
         around = slice(y, y + down), slice(x, x + across)
         own = where[:, *around] - corner[:, None, None].astype(np.float32)
         cv2.remap(patch, own[0], own[1], cv2.INTER_LINEAR, dst=picture[around], borderMode=cv2.BORDER_TRANSPARENT)

@@ -89,8 +89,8 @@ class MeshWarp:
         expression = self._lips.uncrossed(motion.expression(frame), rest_gaps(tables))
         frame[motion.EXPRESSION] = expression.reshape(-1)
         flow = coefficients(identity.source, frame)
-        photo = tables["photo"] if stage is None else stage.photo
 
+        photo = tables["photo"] if stage is None else stage.photo
         forward = (flow.T / STEP @ tables["rows"]).reshape(2, PICTURE.rows, PICTURE.columns)
         backward = invert(forward, self._nodes, np.zeros(2, np.float32), ITERATIONS)
         where = pixel_map(backward, self._pixels, STEP)
