@@ -11,7 +11,6 @@ import json
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from fractions import Fraction
 from itertools import islice
 from pathlib import Path
 
@@ -25,9 +24,8 @@ from benchmarks.babble import babble
 from benchmarks.machine import machine
 from benchmarks.mouth import rendered
 from benchmarks.probe import default_face
-from benchmarks.wire import CLOCK
 from engines.types import FPS, FRAME_SIZE, ByteArray
-from server.encode import PICTURE_CODECS, PICTURE_PTS, shrunk
+from server.encode import PICTURE_CODECS, picture, shrunk
 
 SIZES = (256, 384, 512)
 PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium")
@@ -59,19 +57,18 @@ def measure(film: Sequence[ByteArray], codec: str, preset: str | None, size: int
     assert isinstance(decoder, av.VideoCodecContext)
     decoder.thread_count = 1
     walls, cpu, size_of_all, errors = [], 0.0, 0, []
-    for number, picture in enumerate(film):
+    for number, rgb in enumerate(film):
         began, used = time.perf_counter(), time.process_time()
-        i420 = np.asarray(cv2.cvtColor(shrunk(picture, size), cv2.COLOR_RGB2YUV_I420), np.uint8)
-        frame = av.VideoFrame.from_ndarray(i420, format="yuv420p")
-        frame.pts, frame.time_base = number * PICTURE_PTS, Fraction(1, CLOCK["video"])
+        frame = picture(number, shrunk(rgb, size))
         packets = context.encode(frame)
         cpu += time.process_time() - used
         walls.append(1000 * (time.perf_counter() - began))
+        sent = frame.to_ndarray()[:size].astype(np.float32)
         for packet in packets:
             size_of_all += packet.size
             for made in decoder.decode(av.Packet(bytes(packet))):
                 luma = made.to_ndarray()[:size].astype(np.float32)  # as it is: FFmpeg's grey has another range
-                errors.append(float(np.mean((luma - i420[:size].astype(np.float32)) ** 2)))
+                errors.append(float(np.mean((luma - sent) ** 2)))
     p50, p95, p99 = np.percentile(walls, (50, 95, 99))
     return Encoded(
         codec if preset is None else f"{codec} {preset}",

@@ -88,8 +88,13 @@ def _columns(emphasised: NDArray[np.float64], count: int) -> NDArray[np.float64]
     frames = np.lib.stride_tricks.sliding_window_view(emphasised, FFT_SIZE)[::HOP][:count]
     magnitude = np.abs(np.fft.rfft(frames * _hann(), axis=1))
     mel = mel_filters() @ magnitude.T
-    decibels = 20.0 * np.log10(np.maximum(1e-5, mel)) - 20.0
-    return np.clip(8.0 * (decibels + 100.0) / 100.0 - 4.0, -4.0, 4.0)
+    loudness = 20.0 * np.log10(np.maximum(1e-5, mel)) - 20.0
+    return np.clip(8.0 * (loudness + 100.0) / 100.0 - 4.0, -4.0, 4.0)
+
+
+def decibels(mel: FloatArray) -> FloatArray:
+    """Mel values from -4 to 4, as `log_mel` makes them -> dB."""
+    return np.asarray(12.5 * (mel + 4) - 100, np.float32)
 
 
 def log_mel(pcm: FloatArray) -> FloatArray:

@@ -33,7 +33,7 @@ def tick_noise(seed: int, first: int, count: int) -> FloatArray:
     return np.stack([_noise(seed, first + row) for row in range(count)])
 
 
-@lru_cache(maxsize=4096)  # windows overlap: a tick is asked for about thirteen times
+@lru_cache(maxsize=4096)  # windows overlap: one of 9 ticks with a hop of 2 asks for each tick four or five times
 def _noise(seed: int, tick: int) -> FloatArray:
     """One tick's row f32 (70,); shared, so read-only."""
     bits = np.random.Philox(key=seed, counter=[0, 0, 0, tick + 2**32])

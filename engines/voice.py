@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from engines.audio import decibels
 from engines.recurrent import Recurrent
 from engines.tables import own, tables
 from engines.types import FloatArray
@@ -67,8 +68,7 @@ class VoiceModel:
 
 def levels(windows: FloatArray) -> FloatArray:
     """How loud mel windows (T, 80, K) are at their end, dB (T,)."""
-    decibels = 12.5 * (windows[..., -COLUMNS:] + 4) - 100
-    power = (10 ** (decibels / 10)).sum((1, 2)) / COLUMNS
+    power = (10 ** (decibels(windows[..., -COLUMNS:]) / 10)).sum((1, 2)) / COLUMNS
     return np.asarray(10 * np.log10(np.maximum(power, 1e-20)), np.float32)
 
 
