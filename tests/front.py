@@ -43,8 +43,8 @@ class Front:
         self.listed.states[name] = replace(self.listed.states[name], **changes)
         await asyncio.sleep(0.7)
 
-    async def open(self, name: str, places: int) -> None:
-        await self.say(name, phase=Phase.OPEN, places=places, url=self.servers[name].url)
+    async def open(self, name: str, places: int, calls: int = 0) -> None:
+        await self.say(name, phase=Phase.OPEN, places=places, calls=calls, url=self.servers[name].url)
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import asyncio
 import socket
 import time
 from collections.abc import Iterator
+from contextlib import AsyncExitStack
 from typing import Any
 
 import cv2
@@ -58,7 +59,10 @@ def test_what_a_request_is_about_is_in_its_path(path: str, name: str | None) -> 
 async def test_calls_go_where_most_places_are_and_stay_there(front: Front) -> None:
     await front.open("aaaa0001", 1)
     await front.open("bbbb0002", 2)
-    async with Peer(front.url, SOUND) as one, Peer(front.url, SOUND) as two:
+    async with AsyncExitStack() as calls:
+        one = await calls.enter_async_context(Peer(front.url, SOUND))
+        await front.open("bbbb0002", 1, calls=1)  # as a worker tells of its call
+        two = await calls.enter_async_context(Peer(front.url, SOUND))
         await asyncio.gather(one.pictures(10, 30), two.pictures(10, 30))
         owners = [peer.location.removeprefix("/sessions/").partition("-")[0] for peer in (one, two)]
         assert owners == ["bbbb0002", "aaaa0001"]
