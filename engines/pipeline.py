@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, TypeVar
 
 import numpy as np
@@ -174,21 +175,19 @@ class Talker:
 
     def _understand(self, calls: Sequence[tuple[Talk, list[MelTick]]]) -> None:
         """Add the features of consecutive mel windows to each call; what is no speech counts as silence."""
-        windows = [mel.window for _, mels in calls for mel in mels]
-        if not windows:
-            return
-        features, first = self._encode(windows), 0
+        calls = [(talk, mels) for talk, mels in calls if mels]
+        heard: list[FloatArray] = []
         for talk, mels in calls:
-            if not mels:
-                continue
-            own = slice(first, first := first + len(mels))
-            heard, talk.understanding = self.understanding.advance(
-                np.stack(windows[own]), features[own], talk.silence, talk.understanding
-            )
-            talk.features.extend(heard.features)
-            talk.spoken.extend(heard.spoken)
-            talk.lips.extend(heard.lips)
-            talk.levels.extend(heard.spoken * np.array([loudness(window) for window in windows[own]], np.float32))
+            windows = np.stack([mel.window for mel in mels])
+            understood, talk.understanding = self.understanding.advance(windows, talk.understanding)
+            heard.extend(understood.windows)
+            talk.spoken.extend(understood.spoken)
+            talk.lips.extend(understood.lips)
+            talk.levels.extend(understood.spoken * np.array([loudness(window) for window in windows], np.float32))
+        if heard:
+            features = iter(self._encode(heard))
+            for talk, mels in calls:
+                talk.features.extend(islice(features, len(mels)))
 
     def _hop(self, talks: Sequence[Talk], *, brief: bool = False) -> list[list[MotionTick]]:
         """The next frames of calls whose windows are full."""

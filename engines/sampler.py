@@ -90,8 +90,9 @@ class Sampler:
     beyond which the network was never trained; what goes there is held a little below until it has come back by itself,
     so that a call cannot leave the training range and does not flicker at its border. None: no limit. `quiet`: where
     given, frames in which nobody speaks are drawn to it, so that no context, however odd, keeps a mouth open.
-    `contact`: where given, mouths whose lips are known to touch or to be apart are moved there as frames leave; what
-    later windows see of them stays the network's own, as in training.
+    `smooth`: share of each neighbour in a frame as it leaves, the look-ahead being the last one's; it takes out what
+    flutters from frame to frame. `contact`: where given, mouths whose lips are known to touch or to be apart are moved
+    there after that. What later windows see stays the network's own, as in training.
     `brief`: the same network in fewer steps, for a machine that falls behind; a call may change over at any hop.
     """
 
@@ -105,6 +106,7 @@ class Sampler:
     noise: Noise = tick_noise
     quiet: Quiet | None = None
     brief: Engine | None = None
+    smooth: float = 0.0
     contact: Contact | None = None
 
     def warm(self, batches: Iterable[int] = (1,)) -> None:
@@ -189,6 +191,11 @@ class Sampler:
             history = np.concatenate([state.history, new[row]])[-(plan.committed + 1) :]
             tick = state.next_tick + plan.new
             following.append(replace(state, history=history, ahead=ahead[row], next_tick=tick, held=held))
+        if self.smooth:
+            before = np.stack([state.history[-1:] for state in states])
+            beyond = ahead[:, :1] if plan.lookahead else new[:, -1:]
+            around = np.concatenate([before, new, beyond], axis=1)
+            new = new + self.smooth * (around[:, :-2] - 2 * new + around[:, 2:])
         if self.contact is not None and lips is not None:
             first = plan.committed + DELAY
             new = self.contact.shaped(new, lips[:, first : first + plan.new])

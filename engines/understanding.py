@@ -1,4 +1,4 @@
-"""What sound says about the mouth beyond its features: whether somebody speaks, and whether lips touch.
+"""What sound says about the mouth: whether somebody speaks, and whether lips touch.
 
 Calls, offline rendering and the benchmarks of training all listen through this one place.
 """
@@ -9,17 +9,19 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from engines.audio import SILENCE
 from engines.contact import ContactModel
 from engines.types import FloatArray
-from engines.voice import VoiceModel, VoiceState, only_speech
+from engines.voice import VoiceModel, VoiceState
 
 
 @dataclass(frozen=True, slots=True)
 class Understood:
-    """Consecutive ticks. `features` f32 (T, A): what the denoiser hears; `spoken` f32 (T,): share of speech, 0 to 1;
-    `lips` f32 (T,): 1 they touch, -1 they are apart, 0 unknown, in the frame `engines.contact.DELAY` ticks before."""
+    """Consecutive ticks. `windows` f32 (T, 80, K): the mel windows that lips follow; `spoken` f32 (T,): share of
+    speech, 0 or 1; `lips` f32 (T,): 1 they touch, -1 they are apart, 0 unknown, in the frame
+    `engines.contact.DELAY` ticks before."""
 
-    features: FloatArray
+    windows: FloatArray
     spoken: FloatArray
     lips: FloatArray
 
@@ -42,25 +44,23 @@ class Understanding:
     def begin(self) -> UnderstandingState:
         """State of a call before its first tick."""
         return UnderstandingState(
-            None if self.voice is None else self.voice.begin(), None if self.contact is None else self.contact.begin()
+            None if self.voice is None else self.voice.begin(),
+            None if self.contact is None else self.contact.begin(),
         )
 
-    def advance(
-        self, windows: FloatArray, features: FloatArray, silence: FloatArray, state: UnderstandingState
-    ) -> tuple[Understood, UnderstandingState]:
-        """Mel windows (T, 80, K) of consecutive ticks, their `features` (T, A) and that of `silence` (A,).
-
-        Returns what is understood, where nobody speaks as silence sounds, and the state after.
+    def advance(self, windows: FloatArray, state: UnderstandingState) -> tuple[Understood, UnderstandingState]:
+        """What is understood of mel windows (T, 80, K) of consecutive ticks, silent where nobody speaks, and the state
+        after.
         """
-        spoken, lips = np.ones(len(windows), np.float32), np.zeros(len(windows), np.float32)
+        heard, spoken, lips = windows, np.ones(len(windows), np.float32), np.zeros(len(windows), np.float32)
         voice, contact = state.voice, state.contact
         if self.voice is not None and voice is not None:
             spoken, voice = self.voice.advance(windows, voice)
-            features = only_speech(features, spoken, silence)
+            heard = np.where(spoken[:, None, None] > 0, windows, SILENCE)
         if self.contact is not None and contact is not None:
             lips, contact = self.contact.advance(windows, contact)
             lips = np.maximum(lips, 0) + spoken * np.minimum(lips, 0)  # nothing but speech opens a mouth
-        return Understood(features, spoken, lips), UnderstandingState(voice, contact)
+        return Understood(heard, spoken, lips), UnderstandingState(voice, contact)
 
 
 HEARS_ALL = Understanding()

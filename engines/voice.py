@@ -1,7 +1,7 @@
 """Whether somebody speaks, tick by tick (`engines.recurrent`).
 
-Breaths, music, keys and hum are sound but not speech. Where the answer is no, the lips are given what silence
-sounds like, so they rest whatever else is heard. Parameters: ``weights/embedded/voice.npz``, fitted by
+Breaths, music, keys and hum are sound but not speech. Where the answer is no, the lips hear silence, so they rest
+whatever else sounds. Parameters: ``weights/embedded/voice.npz``, fitted by
 ``python -m training voice``.
 """
 
@@ -77,8 +77,3 @@ def voice_model(folder: Path | None = None) -> VoiceModel:
     """Parameters from a folder that has its own, else the shipped ones; raises WeightsError when they are not ours."""
     with tables("voice.npz", "voice tables", own(folder, "voice.npz")) as archive:
         return VoiceModel(Recurrent.of(archive))
-
-
-def only_speech(features: FloatArray, shares: FloatArray, silence: FloatArray) -> FloatArray:
-    """Sound features (T, A) where somebody speaks, the feature of silence (A,) where nobody does."""
-    return np.asarray(silence + shares[:, None] * (features - silence), np.float32)

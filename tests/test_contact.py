@@ -53,12 +53,13 @@ def test_lips_are_drawn_together_for_bilabials_and_not_for_other_sounds(bilabial
 def test_ticks_one_by_one_give_what_all_at_once_give() -> None:
     understanding = Understanding(voice_model(), contact_model())
     mels = windows(phonemes.speak("Mama and papa.").sound)
-    features, silence = np.ones((len(mels), 4), np.float32), np.zeros(4, np.float32)
-    whole, after = understanding.advance(mels, features, silence, understanding.begin())
-    state, lips = understanding.begin(), []
+    whole, after = understanding.advance(mels, understanding.begin())
+    state, heard, lips = understanding.begin(), [], []
     for row in range(len(mels)):
-        once, state = understanding.advance(mels[row : row + 1], features[row : row + 1], silence, state)
+        once, state = understanding.advance(mels[row : row + 1], state)
+        heard.append(once.windows[0])
         lips.append(once.lips[0])
+    np.testing.assert_array_equal(heard, whole.windows)
     np.testing.assert_array_equal(lips, whole.lips)
     assert state.contact is not None
     assert after.contact is not None
@@ -93,16 +94,16 @@ def test_nothing_but_speech_parts_lips() -> None:
     understanding = Understanding(voice_model(), contact_model())
     for sound in (np.zeros(2 * SPEECH_RATE, np.float32), hum, hiss):
         mels = windows(sound)
-        known, _ = understanding.advance(mels, np.zeros((len(mels), 1), np.float32), np.zeros(1), understanding.begin())
+        known, _ = understanding.advance(mels, understanding.begin())
         assert (known.lips >= -known.spoken).all()
 
 
 def test_without_networks_all_sound_is_speech_and_lips_are_unknown() -> None:
-    features = np.ones((3, 2), np.float32)
-    known, state = HEARS_ALL.advance(np.zeros((3, 80, 20), np.float32), features, features[0], HEARS_ALL.begin())
+    sound = np.ones((3, 80, 20), np.float32)
+    known, state = HEARS_ALL.advance(sound, HEARS_ALL.begin())
     assert state.voice is None
     assert state.contact is None
-    np.testing.assert_array_equal(known.features, features)
+    np.testing.assert_array_equal(known.windows, sound)
     np.testing.assert_array_equal(known.spoken, 1)
     np.testing.assert_array_equal(known.lips, 0)
 

@@ -9,14 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from engines.audio import log_mel, mel_windows
+from engines.audio import SILENCE, log_mel, mel_windows
 from engines.face_mesh import face_model
 from engines.media import load_speech
 from engines.profile import EMBEDDED
 from engines.sampler import Quiet
 from engines.talkers import open_talker
 from engines.types import FPS, SPEECH_RATE, FloatArray, Identity, WeightsError
-from engines.voice import HOLD, NOTHING, levels, only_speech, voice_model
+from engines.understanding import Understanding
+from engines.voice import HOLD, NOTHING, levels, voice_model
 from training.noises import LEVELS, noise
 
 RNG = np.random.default_rng(0)
@@ -111,10 +112,12 @@ def test_people_in_the_next_room_do_not_begin(speak: Callable[[str], np.ndarray]
     assert NOTHING < after.loudest < state.loudest, "who insists is heard in the end"
 
 
-def test_what_is_no_speech_sounds_like_silence() -> None:
-    features, silence = np.ones((3, 4), np.float32), np.full(4, 5, np.float32)
-    mixed = only_speech(features, np.array([0, 0.5, 1], np.float32), silence)
-    np.testing.assert_allclose(mixed, np.repeat([[5.0], [3.0], [1.0]], 4, 1))
+def test_where_nobody_speaks_lips_hear_silence() -> None:
+    understanding, sound = Understanding(voice_model()), windows(hiss(2))
+    heard, _ = understanding.advance(sound, understanding.begin())
+    assert (heard.spoken == 0).any()
+    for each, original, spoken in zip(heard.windows, sound, heard.spoken, strict=True):
+        np.testing.assert_array_equal(each, original if spoken else SILENCE)
 
 
 def test_no_context_keeps_the_mouth_open_while_nobody_speaks() -> None:

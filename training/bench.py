@@ -66,10 +66,9 @@ class Bench:
 def understood(
     windows: Sequence[FloatArray], encode: Encode, understanding: Understanding
 ) -> tuple[list[FloatArray], list[FloatArray], list[FloatArray]]:
-    """Mel windows (T, 80, K) of clips -> what `Understood` holds of each: features (T, A), spoken (T,), lips (T,)."""
-    silence, start = silent_feature(encode), understanding.begin()
-    heard = [understanding.advance(clip, encode(clip), silence, start)[0] for clip in windows]
-    return [one.features for one in heard], [one.spoken for one in heard], [one.lips for one in heard]
+    """Mel windows (T, 80, K) of clips -> of each: features (T, A), and `Understood`'s spoken (T,) and lips (T,)."""
+    heard = [understanding.advance(clip, understanding.begin())[0] for clip in windows]
+    return [encode(one.windows) for one in heard], [one.spoken for one in heard], [one.lips for one in heard]
 
 
 def _other(windows: list[FloatArray], index: int) -> FloatArray:
