@@ -100,13 +100,16 @@ async def test_a_control_changes_what_is_seen(server: LiveServer) -> None:
         await control.ask({"type": "pose", "pose_scale": 2})
         await seen(peer, 50)
         before = await seen(peer, 120)
-        await control.ask({"type": "pose", "pose_scale": 0, "emotion": "happy", "emotion_strength": 1})
+        await control.ask({"type": "pose", "pose_scale": 0})
+        await seen(peer, 50)
+        still = await seen(peer, 20)
+        await control.ask({"type": "pose", "emotion": "happy", "emotion_strength": 1})
         await seen(peer, 50)
         after = await seen(peer, 60)
         await control.ask({"type": "pose", "emotion": "neutral"})
         await seen(peer, 50)
         again = await seen(peer, 20)
-    (width, nose), (smiling, held), (sober, _) = shapes(before), shapes(after), shapes(again)
+    (_, nose), (width, _), (smiling, held), (sober, _) = map(shapes, (before, still, after, again))
     assert np.median(smiling) > np.median(width) + 0.04
     assert np.median(sober) == pytest.approx(np.median(width), abs=0.02)
     assert held.std(0).max() < 0.6 * nose.std(0).max()  # what remains is the landmarks' own noise
