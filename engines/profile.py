@@ -46,6 +46,7 @@ class Profile:
     Audio `guidance` 1 and noise `temperature` 1 are plain DDIM.
     `calm`: share of the way to rest that each tick without speech takes; None leaves that to the network.
     `deviations`: how far from the mean normalised motion went in training; None where that is not known.
+    `smooth`: share of each neighbour in a frame as it leaves.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Profile:
     temperature: Parts
     calm: Parts | None
     deviations: float | None
+    smooth: float
     limits: Limits
 
     @property
@@ -90,6 +92,7 @@ EMBEDDED = Profile(
     temperature=Parts(mouth=0.4, rest=1.0),
     calm=Parts(mouth=0.5, rest=0.0),
     deviations=6.0,
+    smooth=0.1,
     limits=Limits(),
 )
 
@@ -105,6 +108,7 @@ KDTALKER = Profile(
     temperature=Parts(mouth=1.0, rest=1.0),
     calm=None,
     deviations=None,
+    smooth=0.0,
     limits=Limits(),
 )
 

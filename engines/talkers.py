@@ -23,8 +23,6 @@ from engines.sampler import Quiet, Sampler
 from engines.understanding import Understanding
 from engines.voice import voice_model
 
-SMOOTH = 0.1  # of the embedded profile's frames, see `Sampler`
-
 
 def open_talker(name: str = "embedded", weights: str | None = None, hop: int | None = None) -> Talker:
     """Open every engine of the profile called `name`, each with one thread. `Talker.warm` prepares them for calls.
@@ -68,6 +66,6 @@ def sampler_of(window: Engine, face: FaceModel, chosen: Profile) -> Sampler:
         face.per_number(chosen.temperature),
         limit=chosen.deviations,
         quiet=None if chosen.calm is None else Quiet(face.rest(), face.per_number(chosen.calm)),
-        smooth=SMOOTH,
+        smooth=chosen.smooth,
         contact=contact_model().contact(face),
     )
