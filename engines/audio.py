@@ -39,11 +39,16 @@ class MelWindow:
     published: bool = False
 
     def start(self, frame: int) -> int:
-        """First column of `frame`; negative columns repeat column 0."""
+        """First column of `frame`; negative columns are those of `lead`."""
         if self.published:
             return int(80 * (frame - 2) / 25) if frame < 2 else 16 * (frame - 2) // 5
         last = (frame * SPEECH_SAMPLES + self.reach - HALF) // HOP
         return last - self.columns + 1
+
+    @property
+    def lead(self) -> int:
+        """Columns of silence before the sound; where there are none, column 0 is repeated, as published."""
+        return 0 if self.published else max(0, -self.start(0))
 
     def samples_needed(self, frame: int) -> int:
         """Samples from the beginning of the sound that `frame` depends on."""
@@ -106,8 +111,9 @@ def log_mel(pcm: FloatArray) -> FloatArray:
 
 
 def mel_windows(mel: FloatArray, window: MelWindow, frames: int) -> FloatArray:
-    """Windows of a whole sound: (80, columns) -> f32 (frames, 80, window.columns), edges repeated."""
-    starts = np.array([window.start(frame) for frame in range(frames)])
+    """Windows of a whole sound: (80, columns) -> f32 (frames, 80, window.columns), silence before, its end repeated."""
+    mel = np.pad(mel, ((0, 0), (window.lead, 0)), constant_values=SILENCE)
+    starts = window.lead + np.array([window.start(frame) for frame in range(frames)])
     index = np.clip(starts[:, None] + np.arange(window.columns), 0, mel.shape[1] - 1)
     return np.ascontiguousarray(np.moveaxis(mel[:, index], 1, 0))
 
@@ -122,8 +128,8 @@ class MelStream:
         self._window = window
         self._previous = 0.0  # last raw sample, for the pre-emphasis
         self._sound: NDArray[np.float64] = np.zeros(HALF)  # emphasised; begins 400 samples before the next column
-        self._mel: FloatArray = np.empty((BANDS, 0), np.float32)
-        self._first_column = 0  # absolute index of self._mel[:, 0]
+        self._mel: FloatArray = np.full((BANDS, window.lead), SILENCE, np.float32)
+        self._first_column = -window.lead  # absolute index of self._mel[:, 0]
         self._next_frame = 0
 
     def push(self, pcm: FloatArray) -> list[MelTick]:
@@ -166,7 +172,7 @@ class MelStream:
 
     def _take(self, last: int | None) -> MelTick:
         start = self._window.start(self._next_frame)
-        index = np.maximum(start + np.arange(self._window.columns), 0)
+        index = np.maximum(start + np.arange(self._window.columns), self._first_column)
         if last is not None:
             index = np.minimum(index, last)
         tick = MelTick(self._next_frame, np.ascontiguousarray(self._mel[:, index - self._first_column]))

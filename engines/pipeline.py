@@ -22,7 +22,7 @@ from engines.renderer import Renderer
 from engines.runtime.base import Engine
 from engines.sampler import Sampler, SamplerState
 from engines.types import ByteArray, FloatArray, Identity, MelTick, MotionTick
-from engines.understanding import HEARS_ALL, Understanding, UnderstandingState
+from engines.understanding import HEARS_ALL, Understanding, UnderstandingState, audible
 
 TOGETHER = (1, 2, 4, 8)  # windows of sound, or of motion, that engines take in one batch
 
@@ -174,13 +174,13 @@ class Talker:
         return np.concatenate([self.encoder.run(mel=np.stack(part))["feature"] for part in batches(windows)])
 
     def _understand(self, calls: Sequence[tuple[Talk, list[MelTick]]]) -> None:
-        """Add the features of consecutive mel windows to each call; what is no speech counts as silence."""
+        """Add the features of consecutive mel windows to each call, and what is understood of them."""
         calls = [(talk, mels) for talk, mels in calls if mels]
         heard: list[FloatArray] = []
         for talk, mels in calls:
             windows = np.stack([mel.window for mel in mels])
             understood, talk.understanding = self.understanding.advance(windows, talk.understanding)
-            heard.extend(understood.windows)
+            heard.extend(windows)
             talk.spoken.extend(understood.spoken)
             talk.lips.extend(understood.lips)
             talk.levels.extend(understood.spoken * np.array([loudness(window) for window in windows], np.float32))
@@ -196,6 +196,7 @@ class Talker:
             sound = np.array([talk.features[: plan.length] for talk in together], np.float32)
             spoken = np.array([talk.spoken[: plan.length] for talk in together], np.float32)
             lips = np.array([talk.lips[: plan.length] for talk in together], np.float32)
+            sound, spoken = audible(sound, spoken, np.stack([talk.silence for talk in together]))
             states = [talk.sampler for talk in together]
             made, states = self.sampler.advance(states, sound, spoken, lips, brief=brief)
             for talk, new, state in zip(together, made, states, strict=True):

@@ -38,6 +38,9 @@ class Parts:
     chin: float | None = None
 
 
+AS_MADE = Parts(mouth=1.0, rest=1.0)  # of the sampler's guidance, temperature and rescale: what is plain DDIM
+
+
 @dataclass(frozen=True, slots=True)
 class Profile:
     """One model family and how it is run.
@@ -46,7 +49,7 @@ class Profile:
     Audio `guidance` 1 and noise `temperature` 1 are plain DDIM.
     `calm`: share of the way to rest that each tick without speech takes; None leaves that to the network.
     `deviations`: how far from the mean normalised motion went in training; None where that is not known.
-    `smooth`: share of each neighbour in a frame as it leaves.
+    `smooth`: share of each neighbour in a frame as it leaves; `rescale`: share of the distance from rest that it keeps.
     """
 
     name: str
@@ -60,6 +63,7 @@ class Profile:
     calm: Parts | None
     deviations: float | None
     smooth: float
+    rescale: Parts
     limits: Limits
 
     @property
@@ -88,11 +92,12 @@ EMBEDDED = Profile(
     window=WindowPlan(committed=6, new=2, lookahead=1),
     longest=27,
     always_longest=False,
-    guidance=Parts(mouth=2.46, rest=1.0, corners=3.25, chin=3.02),
-    temperature=Parts(mouth=0.4, rest=1.0),
-    calm=Parts(mouth=0.5, rest=0.0),
+    guidance=Parts(mouth=3.6, rest=1.0, corners=4.2, chin=4.2),
+    temperature=Parts(mouth=0.2, rest=1.0),
+    calm=Parts(mouth=1.0, rest=0.0),
     deviations=6.0,
-    smooth=0.1,
+    smooth=0.15,
+    rescale=Parts(mouth=0.84, rest=1.0),
     limits=Limits(),
 )
 
@@ -104,11 +109,12 @@ KDTALKER = Profile(
     window=WindowPlan(committed=60, new=2, lookahead=2),
     longest=64,
     always_longest=True,
-    guidance=Parts(mouth=1.0, rest=1.0),
-    temperature=Parts(mouth=1.0, rest=1.0),
+    guidance=AS_MADE,
+    temperature=AS_MADE,
     calm=None,
     deviations=None,
     smooth=0.0,
+    rescale=AS_MADE,
     limits=Limits(),
 )
 

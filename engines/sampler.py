@@ -74,10 +74,14 @@ class SamplerState:
 
 @dataclass(frozen=True, slots=True)
 class Quiet:
-    """Where the face is drawn while nobody speaks: `rest` f32 (70,) normalised; `pull` f32 (70,), share of the way."""
+    """A face at rest: `rest` f32 (70,) normalised. `pull` f32 (70,): share of the way to it that each tick takes while
+    nobody speaks. `rescale` f32 (70,): share of the distance from it that a frame keeps as it leaves, because guidance
+    exaggerates (guidance rescale, arXiv 2305.08891).
+    """
 
     rest: FloatArray
     pull: FloatArray
+    rescale: FloatArray
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +93,8 @@ class Sampler:
     along, each by `fade` of the one before, so that the jump does not turn up one frame later. `limit`: deviations
     beyond which the network was never trained; what goes there is held a little below until it has come back by itself,
     so that a call cannot leave the training range and does not flicker at its border. None: no limit. `quiet`: where
-    given, frames in which nobody speaks are drawn to it, so that no context, however odd, keeps a mouth open.
+    given, frames in which nobody speaks are drawn to it, so that no context, however odd, keeps a mouth open, and all
+    that leave are rescaled.
     `smooth`: share of each neighbour in a frame as it leaves, the look-ahead being the last one's; it takes out what
     flutters from frame to frame. `contact`: where given, mouths whose lips are known to touch or to be apart are moved
     there after that. What later windows see stays the network's own, as in training.
@@ -196,6 +201,8 @@ class Sampler:
             beyond = ahead[:, :1] if plan.lookahead else new[:, -1:]
             around = np.concatenate([before, new, beyond], axis=1)
             new = new + self.smooth * (around[:, :-2] - 2 * new + around[:, 2:])
+        if self.quiet is not None:
+            new = self.quiet.rest + self.quiet.rescale * (new - self.quiet.rest)
         if self.contact is not None and lips is not None:
             first = plan.committed + DELAY
             new = self.contact.shaped(new, lips[:, first : first + plan.new])

@@ -65,7 +65,9 @@ def sampler_of(window: Engine, face: FaceModel, chosen: Profile) -> Sampler:
         face.per_number(chosen.guidance),
         face.per_number(chosen.temperature),
         limit=chosen.deviations,
-        quiet=None if chosen.calm is None else Quiet(face.rest(), face.per_number(chosen.calm)),
+        quiet=None
+        if chosen.calm is None
+        else Quiet(face.rest(), face.per_number(chosen.calm), face.per_number(chosen.rescale)),
         smooth=chosen.smooth,
         contact=contact_model().contact(face),
     )

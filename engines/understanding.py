@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from engines.audio import SILENCE
 from engines.contact import ContactModel
 from engines.types import FloatArray
 from engines.voice import VoiceModel, VoiceState
@@ -17,11 +16,9 @@ from engines.voice import VoiceModel, VoiceState
 
 @dataclass(frozen=True, slots=True)
 class Understood:
-    """Consecutive ticks. `windows` f32 (T, 80, K): the mel windows that lips follow; `spoken` f32 (T,): share of
-    speech, 0 or 1; `lips` f32 (T,): 1 they touch, -1 they are apart, 0 unknown, in the frame
-    `engines.contact.DELAY` ticks before."""
+    """Consecutive ticks. `spoken` f32 (T,): share of speech, 0 or 1; `lips` f32 (T,): 1 they touch, -1 they are apart,
+    0 unknown, in the frame `engines.contact.DELAY` ticks before."""
 
-    windows: FloatArray
     spoken: FloatArray
     lips: FloatArray
 
@@ -49,18 +46,26 @@ class Understanding:
         )
 
     def advance(self, windows: FloatArray, state: UnderstandingState) -> tuple[Understood, UnderstandingState]:
-        """What is understood of mel windows (T, 80, K) of consecutive ticks, silent where nobody speaks, and the state
-        after.
-        """
-        heard, spoken, lips = windows, np.ones(len(windows), np.float32), np.zeros(len(windows), np.float32)
+        """What is understood of mel windows (T, 80, K) of consecutive ticks, and the state after."""
+        spoken, lips = np.ones(len(windows), np.float32), np.zeros(len(windows), np.float32)
         voice, contact = state.voice, state.contact
         if self.voice is not None and voice is not None:
             spoken, voice = self.voice.advance(windows, voice)
-            heard = np.where(spoken[:, None, None] > 0, windows, SILENCE)
         if self.contact is not None and contact is not None:
             lips, contact = self.contact.advance(windows, contact)
             lips = np.maximum(lips, 0) + spoken * np.minimum(lips, 0)  # nothing but speech opens a mouth
-        return Understood(heard, spoken, lips), UnderstandingState(voice, contact)
+        return Understood(spoken, lips), UnderstandingState(voice, contact)
 
 
 HEARS_ALL = Understanding()
+
+
+def audible(sound: FloatArray, spoken: FloatArray, silence: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """What lips follow of features `sound` (B, T, A): silence where nobody speaks; and the share of speech in it.
+
+    `spoken` f32 (B, T); `silence` f32 (B, A), features of digital silence. The tick before speech begins belongs to it:
+    it takes the network about a tick to be sure.
+    """
+    speech = spoken.copy()
+    speech[:, :-1] = np.maximum(spoken[:, :-1], spoken[:, 1:])
+    return np.where(speech[..., None] > 0, sound, silence[:, None]), speech

@@ -18,8 +18,8 @@ from engines.recurrent import Recurrent
 from engines.tables import own, tables
 from engines.types import FloatArray
 
-BEGINS, GOES_ON = 0.7, 0.2  # of the network's answer: what it takes to begin to speak, and to go on
-HOLD = 4  # ticks that speech is taken to go on after that
+BEGINS, GOES_ON = 0.6, 0.25  # of the network's answer: what it takes to begin to speak, and to go on
+HOLD = 1  # ticks that speech is taken to go on after that
 NEAR = 15.0  # dB below the loudest speech in which nobody begins: people in the next room are softer than that
 EASE = 0.1  # dB a tick by which that is forgotten while somebody insists
 COLUMNS = 6  # of a mel window, the latest: how loud it is now

@@ -28,6 +28,16 @@ def test_windows_match_the_published_front_end(sound: np.ndarray) -> None:
     np.testing.assert_allclose(windows.mean((1, 2)), data["windows_mean"].reshape(-1), atol=4e-5)
 
 
+@pytest.mark.parametrize(("window", "before"), [(PUBLISHED, "column 0"), (EMBEDDED, "silence")])
+def test_what_comes_before_the_sound(sound: np.ndarray, window: MelWindow, before: str) -> None:
+    """A sound that begins loud is no steady one."""
+    mel = log_mel(sound + 0.1)
+    columns = max(0, -window.start(0))
+    first = mel_windows(mel, window, 1)[0][:, :columns]
+    np.testing.assert_array_equal(first, np.repeat(mel[:, :1], columns, 1) if before == "column 0" else SILENCE)
+    assert columns > 0
+
+
 def test_silence_is_the_floor() -> None:
     assert (log_mel(np.zeros(6400, np.float32)) == SILENCE).all()
 

@@ -11,15 +11,14 @@ torch = pytest.importorskip("torch")
 
 from engines.face_mesh import face_model  # noqa: E402
 from tests.test_training import RECIPE, TINY, talking_items  # noqa: E402
-from training.batches import Silences  # noqa: E402
 from training.bench import digest_of  # noqa: E402
 from training.distil import SHARE, Lessons, distil  # noqa: E402
 from training.shapes import mirror_of  # noqa: E402
 from training.train import Checkpoint, MotionModel, Noised, Recipe, load_model  # noqa: E402
 
 COUNT = 6
-SPOKEN = replace(RECIPE, silences=Silences(there=0.0), seed=3)
-SILENCED = replace(RECIPE, silences=Silences(there=1.0), seed=4)
+SPOKEN = replace(RECIPE, silences=0.0, seed=3)
+SILENCED = replace(RECIPE, silences=1.0, seed=4)
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,7 @@ from training.bilabials import Closures, met_closures, separating_threshold  # n
 from training.card import results  # noqa: E402
 from training.closing import closing  # noqa: E402
 from training.corpus import measuring_matrix  # noqa: E402
-from training.evaluate import AVATAR, check_exported  # noqa: E402
+from training.evaluate import AVATAR, EXPECTATION, check_exported  # noqa: E402
 from training.keypoints import WEIGHTS  # noqa: E402
 from training.metrics import FIGURES, interval, lag, score_rows  # noqa: E402
 from training.rendered import seen_lips  # noqa: E402
@@ -188,8 +188,7 @@ def test_a_regression_answers_without_noise(mirror: np.ndarray, tmp_path: Path) 
     path = tmp_path / "regression.pt"
     best = train(Recipe(**{**_fields(RECIPE), **settings}), talking_items(), mirror, path)
     assert best.history[-1]["loss"] < best.history[0]["loss"]
-    still = Parts(mouth=0.0, rest=0.0)
-    bench = checkpoint_bench(path, Parts(mouth=1.0, rest=1.0), still, steps=1)
+    bench = checkpoint_bench(path, steps=1, **EXPECTATION)
     share = bench.sampler.temperature
     assert not share.any()
     assert bench.generate(talking_items(1), 1)[0].shape == (60, 70)

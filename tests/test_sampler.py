@@ -216,7 +216,7 @@ def test_a_number_beyond_its_limit_is_held_until_it_comes_back() -> None:
 
 
 def test_what_is_held_is_what_the_next_window_sees(talker: Talker, identity: Identity) -> None:
-    sampler = replace(talker.sampler, limit=0.5, smooth=0.0)
+    sampler = replace(talker.sampler, limit=0.5, smooth=0.0, quiet=None)
     state = talker.begin(identity).sampler
     sound = np.random.default_rng(0).normal(size=(1, sampler.plan.length, talker.profile.feature_width))
     new, (after,) = sampler.advance([state], sound.astype(np.float32))
@@ -228,7 +228,7 @@ def test_what_is_held_is_what_the_next_window_sees(talker: Talker, identity: Ide
 def test_frames_that_leave_are_smoothed_and_later_windows_see_them_as_they_were(
     talker: Talker, identity: Identity
 ) -> None:
-    rough, plan = replace(talker.sampler, smooth=0.0), talker.profile.window
+    rough, plan = replace(talker.sampler, smooth=0.0, quiet=None), talker.profile.window
     state = talker.begin(identity).sampler
     sound = np.random.default_rng(0).normal(size=(1, plan.length, talker.profile.feature_width)).astype(np.float32)
     made, (after,) = rough.advance([state], sound)
@@ -237,6 +237,18 @@ def test_frames_that_leave_are_smoothed_and_later_windows_see_them_as_they_were(
     around = np.concatenate([state.history[-1:], made[0], after.ahead[:1]])
     expected = np.stack([np.convolve(number, [0.1, 0.8, 0.1], "valid") for number in around.T], axis=1)
     np.testing.assert_allclose(smoothed[0], expected, atol=1e-5)
+
+
+def test_what_guidance_exaggerates_is_brought_back_as_it_leaves(talker: Talker, identity: Identity) -> None:
+    quiet, plan = talker.sampler.quiet, talker.profile.window
+    assert quiet is not None
+    state = talker.begin(identity).sampler
+    sound = np.random.default_rng(0).normal(size=(1, plan.length, talker.profile.feature_width)).astype(np.float32)
+    plain = replace(talker.sampler, quiet=replace(quiet, rescale=np.ones_like(quiet.rescale)))
+    (made, (after,)), (brought, (same,)) = (each.advance([state], sound) for each in (plain, talker.sampler))
+    np.testing.assert_array_equal(same.history, after.history)
+    assert quiet.rescale.min() < 1
+    np.testing.assert_allclose(brought - quiet.rest, quiet.rescale * (made - quiet.rest), atol=1e-5)
 
 
 def minute(sampler: Sampler, states: list[SamplerState], sounds: np.ndarray) -> np.ndarray:

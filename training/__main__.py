@@ -27,7 +27,6 @@ from rich.console import Console
 from engines.face_mesh import face_model
 from engines.profile import PROFILES
 from training import keypoints as keypoint_fit
-from training.batches import Silences
 from training.card import results, write_card
 from training.contact import fit_contact
 from training.corpus import Item, items_of
@@ -43,7 +42,6 @@ from training.voice import fit_voice
 
 console = Console()
 WEIGHTS = keypoint_fit.WEIGHTS
-QUIET = Silences(there=0.18, filled=0.0, behind=0.0)  # no sound but speech and noise
 PERMISSIVE_MIX = {"grid_s1": 0.4, "clips": 0.6}
 LESSONS = REPOSITORY / "build" / "lessons"
 CHECKPOINT = REPOSITORY / "build" / "motion.pt"
@@ -108,7 +106,7 @@ def fit_touching_lips(_: argparse.Namespace) -> None:
 
 def fit_motion(arguments: argparse.Namespace) -> None:
     """Train the denoiser; write the checkpoint."""
-    recipe = Recipe(seed=arguments.seed, steps=arguments.steps, silences=QUIET if arguments.quiet else Silences())
+    recipe = Recipe(seed=arguments.seed, steps=arguments.steps)
     if arguments.permissive:
         recipe = replace(recipe, mix=PERMISSIVE_MIX)
     _fit(recipe, _learn_from(arguments.permissive), arguments.checkpoint)
@@ -211,7 +209,6 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, default=Recipe().steps)
     parser.add_argument("--permissive", action="store_true", help="learn from permissively licensed clips only")
     parser.add_argument("--checkpoint", type=Path, default=CHECKPOINT)
-    parser.add_argument("--quiet", action="store_true", help="motion: no sounds but speech and noise in training")
     parser.add_argument("--teachers", type=Path, nargs="+", help="distil: checkpoints whose mean answer is learned")
     parser.add_argument("--student", type=Path, help="distil: the checkpoint that learns (default: the first teacher)")
     parser.add_argument("--lessons", type=Path, default=LESSONS, help="distil: a folder for 5 GB of what they answer")

@@ -2,7 +2,7 @@
 
 All changes happen on mel columns, so that they cost almost nothing: speed (columns and motion are
 interpolated together), gain, tilt, formants (bands are shifted), telephone bands, noise, other voices,
-stretches of silence that breaths, music or knocks may fill.
+stretches of silence.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from engines.audio import BANDS, SILENCE, MelWindow
 from engines.face_mesh import FaceModel
 from engines.types import FPS, SPEECH_RATE, FloatArray
-from training import sounds
 from training.corpus import LARGEST, Item, mirror_matrix, mouth_numbers
 
 WINDOW = MelWindow(columns=20, reach=1280)
@@ -23,18 +22,8 @@ COLUMNS_PER_FRAME = SPEECH_RATE / FPS / 200  # 3.2
 LENGTHS = (10, 27)  # frames
 MIX = {"grid_s1": 0.20, "lrcar": 0.55, "clips": 0.25}
 DECIBEL = 0.08  # mel units
+SILENCES = 0.18  # share of windows with a stretch in which nobody speaks
 EASE = 3  # frames to close the mouth where silence is put in
-
-
-@dataclass(frozen=True, slots=True)
-class Silences:
-    """Shares of windows. `there`: with a stretch in which nobody speaks; `filled`: of those, in which something else
-    sounds; `behind`: in which something else sounds behind speech.
-    """
-
-    there: float = 0.24
-    filled: float = 0.6
-    behind: float = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,16 +71,15 @@ class Batches:
         mirror: np.ndarray,
         seed: int,
         mix: dict[str, float] | None = None,
-        silences: Silences | None = None,
+        silences: float = SILENCES,
     ) -> None:
         self._items = items
         self._seed = seed
-        self._silences = silences or Silences()
+        self._silences = silences
         self._rng = np.random.default_rng(seed)  # begun anew with every batch
         self._mirror, self._mirror_offset = mirror_matrix(face, mirror)
         self._mouth = mouth_numbers(face)
         self._rest = face.rest()
-        self._other_sounds = sounds.amplitude_bank(seed)
         self._chance = self._sampling(items, MIX if mix is None else mix)
 
     @staticmethod
@@ -165,13 +153,9 @@ class Batches:
         gain[telephone] -= 45.0 * ((bands < 4) | (bands > 58))
         sound = amplitude(columns) * 10 ** (gain[:, None] / 20)
         level = np.sqrt((sound**2).mean((1, 2))) + 1e-3
-        silenced = rng.random(batch) < self._silences.there
+        silenced = rng.random(batch) < self._silences
         for row in np.flatnonzero(silenced):
-            first, last = self._silence(sound[row], motion[row])
-            if rng.random() < self._silences.filled:
-                sound[row, first:last] += level[row] * self._something_else(last - first)
-        for row in np.flatnonzero(rng.random(batch) < self._silences.behind):
-            sound[row] += 0.25 * level[row] * self._something_else(count)
+            self._silence(sound[row], motion[row])
         noisy = rng.random(batch) < 0.8
         ratio = 10 ** (-rng.uniform(3, 45, batch) / 20) * noisy
         colour = 10 ** (rng.normal(0, 6, (batch, 1)) * (bands / 40 - 1) / 20)
@@ -182,16 +166,8 @@ class Batches:
         babble = others[:, None, None] * np.roll(sound, 1, 0)
         return from_amplitude(np.sqrt(sound**2 + noise**2 + babble**2)), silenced
 
-    def _something_else(self, columns: int) -> FloatArray:
-        """Amplitudes (columns, 80) of a sound that is no speech, from as loud as speech to 35 dB below."""
-        choice = self._other_sounds[int(self._rng.integers(len(self._other_sounds)))]
-        first = int(self._rng.integers(len(choice)))
-        index = (first + np.arange(columns)) % len(choice)
-        loudness = 10 ** (-self._rng.uniform(0, 35) / 20)
-        return np.asarray(loudness * choice[index], np.float32)
-
-    def _silence(self, sound: FloatArray, motion: FloatArray) -> tuple[int, int]:
-        """Silences a stretch of one window in place, closes the mouth there; returns its first and last column."""
+    def _silence(self, sound: FloatArray, motion: FloatArray) -> None:
+        """Silences a stretch of one window in place, closes the mouth there."""
         frames = len(motion)
         begin = int(self._rng.integers(-frames // 2, frames - 2))
         end = begin + int(self._rng.integers(5, 2 * frames))
@@ -203,7 +179,6 @@ class Batches:
         open_share = np.clip(np.maximum((begin + EASE - time) / EASE, (time - end + EASE) / EASE), 0, 1)
         share = open_share[:, None].astype(np.float32)
         motion[:, self._mouth] = share * motion[:, self._mouth] + (1 - share) * self._rest[self._mouth]
-        return min(first, last), last
 
     def _canonical(self, items: list[Item]) -> FloatArray:
         """Canonical tokens, blurred and half of them another person's, so that they cannot be learned by heart."""

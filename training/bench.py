@@ -68,7 +68,7 @@ def understood(
 ) -> tuple[list[FloatArray], list[FloatArray], list[FloatArray]]:
     """Mel windows (T, 80, K) of clips -> of each: features (T, A), and `Understood`'s spoken (T,) and lips (T,)."""
     heard = [understanding.advance(clip, understanding.begin())[0] for clip in windows]
-    return [encode(one.windows) for one in heard], [one.spoken for one in heard], [one.lips for one in heard]
+    return [encode(clip) for clip in windows], [one.spoken for one in heard], [one.lips for one in heard]
 
 
 def _other(windows: list[FloatArray], index: int) -> FloatArray:
@@ -90,6 +90,7 @@ def checkpoint_bench(
     checkpoint: Path,
     guidance: Parts = EMBEDDED.guidance,
     temperature: Parts = EMBEDDED.temperature,
+    rescale: Parts = EMBEDDED.rescale,
     steps: int | None = None,
 ) -> Bench:
     """Bench around the networks of a training checkpoint, which needs no export.
@@ -101,7 +102,8 @@ def checkpoint_bench(
     face = face_model()
     config = DdimConfig(**saved["recipe"]["sampling"])
     loop = Ddim(model.denoiser, replace(config, steps=steps or config.steps), saved["context_shares"])
-    sampler = sampler_of(TorchWindow(loop), face, replace(EMBEDDED, guidance=guidance, temperature=temperature))
+    settings = replace(EMBEDDED, guidance=guidance, temperature=temperature, rescale=rescale)
+    sampler = sampler_of(TorchWindow(loop), face, settings)
     return Bench(sampler, torch_encoder(model.encoder), face, measuring_matrix(face))
 
 

@@ -47,10 +47,10 @@ Not for passing off synthetic video as a recording.
 - Trained on English and Arabic, mostly adults in front of a camera. Other languages and a child's voice move the mouth
   and let it close; how right the lips are there was not measured on recordings of them.
 - Other people, music or typing that the microphone hears while the speaker is silent can still open the mouth, for a
-  tenth to a fifth of the time.
+  tenth to a third of the time.
 - Lips are drawn together where p, b or m is heard. An m is seldom missed; p and b are taken for t, k and d at times.
-- 160 ms after the last speech the mouth is drawn to rest, whatever its past, unless what is heard is taken for
-  speech: a steady hum with harmonics is.
+- 120 to 160 ms after the last speech the mouth is at rest, whatever its past, unless what is heard is taken for
+  speech: tunes and typing often are.
 - Depth (z) of the tracks is a guess of the tracker, so lip protrusion is weak.
 - Head, brows and eyes follow loudness and stress only; gestures do not follow meaning. Tracked heads move before
   the syllable they stress, ours after it.

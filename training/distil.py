@@ -1,8 +1,7 @@
 """Learning from what several trained networks answer on average (knowledge distillation, arXiv 1503.02531).
 
-Networks that differ in their seed and in the sounds they were trained on err differently, and their mean errs less than
-most of them. A trained network learns it here, so that a call costs no more. Where a stretch of sound was made silent,
-and perhaps filled with what is no speech, what was tracked is learned instead: not every teacher knows such sounds.
+Networks that differ in their seed err differently, and their mean errs less than most of them. A trained network learns
+it here, so that a call costs no more. Where a stretch of sound was made silent, closed lips are learned instead.
 """
 
 from __future__ import annotations

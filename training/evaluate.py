@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from engines.face_mesh import face_model
-from engines.profile import Parts
+from engines.profile import AS_MADE, Parts
 from engines.runtime.opening import open_engine
 from engines.talkers import open_talker
 from engines.types import FloatArray, KDTalkerError
@@ -37,7 +37,7 @@ from training.tracks import REPOSITORY
 
 AVATAR = REPOSITORY / "engines" / "avatars" / "astronaut.jpg"
 SECOND_PORTRAIT = "p5_older_man_glasses.jpg"
-EXPECTED, STILL = Parts(mouth=1.0, rest=1.0), Parts(mouth=0.0, rest=0.0)  # guidance and temperature of an expectation
+EXPECTATION = {"guidance": AS_MADE, "temperature": Parts(mouth=0.0, rest=0.0), "rescale": AS_MADE}
 VOICES = 12  # clips whose sound makes the babble
 
 
@@ -163,10 +163,10 @@ def evaluate(
     """
     check_exported(folder, checkpoints[0])
     runs = [open_bench(folder), *(checkpoint_bench(path) for path in checkpoints[1:])]
-    others = {"one step": checkpoint_bench(checkpoints[0], EXPECTED, STILL, steps=1)}
+    others = {"one step": checkpoint_bench(checkpoints[0], steps=1, **EXPECTATION)}
     measured: dict[str, Any] = {"training_seeds": len(runs), "noise_seeds": len(SEEDS)}
     if regression is not None and regression.is_file():
-        others["regression"] = checkpoint_bench(regression, EXPECTED, STILL)
+        others["regression"] = checkpoint_bench(regression, **EXPECTATION)
         measured["regression_steps"] = torch.load(regression, weights_only=True)["step"]
     subject = Subject(runs, others, groups_of(items_of(shapes)), shapes, root, folder)
     measured |= {part: getattr(subject, part)() for part in PARTS if part in parts and part != "before"}

@@ -17,6 +17,7 @@ from engines.profile import WindowPlan
 from engines.runtime.base import TensorSpec
 from engines.sampler import Sampler
 from engines.types import MOTION_WIDTH, FloatArray
+from engines.understanding import audible
 from training.batches import WINDOW
 from training.corpus import Item
 
@@ -79,14 +80,14 @@ def stream(
         sound[row, there] = feature
         shares[row, there] = 1 if spoken is None else spoken[row]
         touching[row, there] = 0 if lips is None else lips[row]
-    rest = face.rest()
+    rest, quiet = face.rest(), np.stack([silence] * len(features))
     states = [sampler.begin(token, rest, silence, seed + row) for row, token in enumerate(canonical)]
     motion = np.empty((len(features), hops * plan.new, MOTION_WIDTH), np.float32)
     for hop in range(hops):
         first = hop * plan.new
         seen = slice(first, first + plan.length)
-        heard = (sound[:, seen], shares[:, seen], touching[:, seen])
-        motion[:, first : first + plan.new], states = sampler.advance(states, *heard)
+        heard = audible(sound[:, seen], shares[:, seen], quiet)
+        motion[:, first : first + plan.new], states = sampler.advance(states, *heard, touching[:, seen])
     return [rows[: len(feature)] for rows, feature in zip(motion, features, strict=True)]
 
 

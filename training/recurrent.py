@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -45,3 +48,27 @@ class Listener(nn.Module):
             answer=plain(self.answer.weight[0]),
             answer_bias=plain(self.answer.bias).reshape(()),
         )
+
+
+def side_by_side(networks: Sequence[Recurrent]) -> Recurrent:
+    """One network that answers with the mean of several; the mean is taken before the answer is squashed to 0..1."""
+
+    def cells(name: str) -> FloatArray:
+        """Weights (rows, 3 S) of all cells, none of which reads what belongs to another."""
+        parts = [torch.from_numpy(getattr(network, name)).chunk(3, dim=1) for network in networks]
+        return torch.cat([torch.block_diag(*gate) for gate in zip(*parts, strict=True)], dim=1).numpy()
+
+    def gates(name: str) -> FloatArray:
+        """Biases (3 S,) of all cells."""
+        return np.concatenate([getattr(network, name).reshape(3, -1) for network in networks], axis=1).ravel()
+
+    return Recurrent(
+        reading=np.concatenate([network.reading for network in networks], axis=1),
+        reading_bias=np.concatenate([network.reading_bias for network in networks]),
+        gates_in=cells("gates_in"),
+        gates_in_bias=gates("gates_in_bias"),
+        gates_past=cells("gates_past"),
+        gates_past_bias=gates("gates_past_bias"),
+        answer=np.concatenate([network.answer for network in networks]) / np.float32(len(networks)),
+        answer_bias=np.asarray(np.mean([network.answer_bias for network in networks]), np.float32),
+    )

@@ -7,7 +7,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from engines.audio import BANDS, log_mel
+from engines.audio import BANDS, SILENCE, log_mel
 from engines.types import FloatArray
 from training import phonemes
 from training.batches import WINDOW, amplitude, from_amplitude
@@ -15,12 +15,14 @@ from training.corpus import Item
 from training.surroundings import surroundings
 
 TICKS = 100
-STARTS = np.array([WINDOW.start(frame) for frame in range(TICKS)]) - WINDOW.start(0)
+STARTS = np.array([WINDOW.start(frame) for frame in range(TICKS)]) + WINDOW.lead
 COLUMNS = int(STARTS[-1]) + WINDOW.columns
 NOW = slice(13, 18)  # columns of a window that sound while its frame is shown
 AUDIBLE = 10 ** (-25 / 20)  # of a clip's loud moments: from there on it is speech that moves lips
 PAUSE, ENDING = 32, 16  # columns: a shorter gap belongs to speech; so much of a longer one may still be a short one
 SPEECH, OTHER, UNSURE = 1, 0, -1
+TUNES = 0.3  # share of other sounds that are tunes at least: they are the hardest to tell from voices
+KNOTS = np.linspace(0, BANDS - 1, 6)  # of a random timbre
 MIX = {"grid_s1": 0.2, "lrcar": 0.3, "clips": 0.3, "espeak": 0.2}
 LANGUAGES = ("en-us", "de", "fr", "es", "it", "pl", "tr", "sv", "hu", "id", "pt", "fi")
 VARIANTS = ("", "+f1", "+f2", "+f3", "+f4", "+f5", "+m1", "+m3", "+m5", "+m7", "+croak", "+whisper", "+whisperf")
@@ -63,7 +65,7 @@ def kinds_of(loudness: FloatArray) -> NDArray[np.int64]:
 class Scenes:
     """Endless scenes, drawn from a seed; espeak-ng's voices rustle a little differently each time."""
 
-    def __init__(self, items: list[Item], seed: int, sounds: int = 80) -> None:
+    def __init__(self, items: list[Item], seed: int, sounds: int) -> None:
         self._rng = np.random.default_rng([seed, 0x501CE])
         speech: dict[str, list[FloatArray]] = {"espeak": synthetic_speech(seed)}
         for item in items:
@@ -73,7 +75,8 @@ class Scenes:
         self._kinds = {name: [kinds_of(level(clip)) for clip in clips] for name, clips in self._speech.items()}
         chance = np.array([MIX.get(name, 1.0) for name in self._speech])
         self._names, self._chance = list(self._speech), chance / chance.sum()
-        self._others = surroundings(seed, sounds)
+        around = surroundings(seed, sounds)
+        self._others, self._tunes = [sound for kind in around.values() for sound in kind], around["tune"]
 
     def draw(self, count: int) -> tuple[FloatArray, NDArray[np.int64]]:
         """Windows f32 (B, T, 80, K), and what each frame is, (B, T)."""
@@ -92,9 +95,8 @@ class Scenes:
             if speaks:
                 sound[part], kinds[part] = self._words(near, length)
             else:
-                sound[part] = self._silence(length)
-                if not sound[part].any():  # nobody can tell yet that it is no gap between words
-                    kinds[at : at + ENDING] = UNSURE
+                sound[part], rest = self._silence(length)
+                kinds[at : at + rest] = UNSURE  # nobody can tell yet that it is no gap between words
             at, speaks = at + length, not speaks
         if rng.random() < 0.35:  # something behind everything, over which people speak
             behind = self._crowd(COLUMNS) if rng.random() < 0.3 else self._other(COLUMNS, -30, -3)
@@ -103,6 +105,10 @@ class Scenes:
             kinds[lost] = UNSURE
         gain = 10 ** (rng.uniform(-32, 12) / 20)
         mel = from_amplitude(0.05 * gain * self._microphone(sound))
+        # A call begins with silence, into which may fall the middle of a word or of a tune.
+        lead = WINDOW.lead + (int(rng.integers(12)) if rng.random() < 0.3 else 0)
+        mel = np.concatenate([np.full((lead, BANDS), SILENCE), mel])
+        kinds = np.concatenate([np.full(lead, OTHER), kinds])
         index = STARTS[:, None] + np.arange(WINDOW.columns)
         seen = kinds[index[:, NOW]]
         frames = np.where((seen == SPEECH).any(1), SPEECH, np.where((seen == OTHER).all(1), OTHER, UNSURE))
@@ -138,20 +144,41 @@ class Scenes:
             spoken = _whispered(rng, spoken)
         return np.asarray(spoken * 10 ** (rng.normal(0, 2) / 20), np.float32), np.concatenate(kinds)
 
-    def _silence(self, length: int) -> FloatArray:
-        """What is heard while nobody near speaks."""
-        choice = self._rng.random()
+    def _silence(self, length: int) -> tuple[FloatArray, int]:
+        """What is heard while nobody near speaks, and for how many columns that could be a gap between words."""
+        rng = self._rng
+        choice = rng.random()
         if choice < 0.2:
-            return np.zeros((length, BANDS), np.float32)
-        if choice < 0.35:
-            return self._crowd(length)
-        sound = self._other(length, -45, 6)
-        return sound if choice < 0.9 else np.asarray(np.hypot(sound, self._other(length, -38, 0)), np.float32)
+            return np.zeros((length, BANDS), np.float32), ENDING
+        sound = self._crowd(length) if choice < 0.35 else self._other(length, -45, 6)
+        if choice > 0.9:
+            sound = np.hypot(sound, self._other(length, -38, 0))
+        if rng.random() > 0.4:
+            return sound, 0
+        rest = min(int(rng.uniform(2, 24)), length - 1)  # then it swells, as breath does
+        swell = np.clip((np.arange(length) - rest) / rng.uniform(1, 30), 0, 1)
+        return np.asarray(sound * swell[:, None], np.float32), rest
 
     def _other(self, columns: int, low: float, high: float) -> FloatArray:
-        choice = self._others[int(self._rng.integers(len(self._others)))]
-        index = (int(self._rng.integers(len(choice))) + np.arange(columns)) % len(choice)
-        return np.asarray(10 ** (self._rng.uniform(low, high) / 20) * choice[index], np.float32)
+        """Sounds around, at a level in dB of somebody near; no two alike."""
+        sound = self._varied(columns)
+        if self._rng.random() < 0.25:
+            sound = np.hypot(sound, 10 ** (self._rng.uniform(-12, 0) / 20) * self._varied(columns))
+        return np.asarray(10 ** (self._rng.uniform(low, high) / 20) * sound, np.float32)
+
+    def _varied(self, columns: int) -> FloatArray:
+        """A part of one sound at another pace, pitch and timbre, root mean square 1."""
+        rng = self._rng
+        group = self._tunes if rng.random() < TUNES else self._others
+        clip = group[int(rng.integers(len(group)))]
+        pace = np.exp(rng.uniform(-0.5, 0.5)) if rng.random() < 0.7 else 1.0
+        bands = np.arange(BANDS) - (int(rng.integers(-12, 13)) if rng.random() < 0.7 else 0)
+        inside = np.clip(bands, 0, BANDS - 1)
+        index = (int(rng.integers(len(clip))) + pace * np.arange(columns)).astype(int) % len(clip)
+        sound = clip[index[:, None], inside] * np.where(bands == inside, 1.0, 0.3)
+        if rng.random() < 0.5:
+            sound = sound * 10 ** (np.interp(np.arange(BANDS), KNOTS, rng.normal(0, 5, len(KNOTS))) / 20)
+        return np.asarray(sound / max(float(np.sqrt((sound**2).mean())), 1e-6), np.float32)
 
     def _crowd(self, columns: int) -> FloatArray:
         """People in the next room, 14 to 32 dB below somebody near: several at once, dull, with echoes."""

@@ -13,7 +13,7 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
-from engines.audio import log_mel
+from engines.audio import BANDS, log_mel
 from engines.types import SPEECH_RATE, FloatArray
 from training import sounds
 from training.batches import amplitude
@@ -187,16 +187,20 @@ MAKERS = {"tune": tune, "tone": tone, "hiss": hiss, "rustle": rustle, "clicks": 
 
 
 @cache
-def surroundings(seed: int, each: int = 100) -> tuple[FloatArray, ...]:
+def surroundings(seed: int, each: int = 100) -> dict[str, tuple[FloatArray, ...]]:
     """Linear mel amplitudes f32 (columns, 80), root mean square 1 each, `each` of every kind; tunes and hiss doubly.
 
     A pure function of the seed.
     """
     rng = np.random.default_rng([seed, 0xA2B])
-    made = list(sounds.amplitude_bank(seed, each))
+    bank = sounds.amplitude_bank(seed, each).reshape(len(sounds.KINDS), each, -1, BANDS)
+    made = {kind: tuple(bank[number]) for number, kind in enumerate(sounds.KINDS)}
     for kind, maker in MAKERS.items():
-        for _ in range(each * (2 if kind in ("tune", "hiss") else 1)):
-            sound = maker(rng)
-            columns = amplitude(log_mel((0.05 * sound / max(sound.std(), 1e-9)).astype(np.float32)).T)
-            made.append(columns / max(float(np.sqrt((columns**2).mean())), 1e-6))
-    return tuple(np.asarray(columns, np.float32) for columns in made)
+        made[kind] = tuple(_columns(maker(rng)) for _ in range(each * (2 if kind in ("tune", "hiss") else 1)))
+    return made
+
+
+def _columns(sound: Samples) -> FloatArray:
+    """Linear mel amplitudes of a sound, root mean square 1."""
+    columns = amplitude(log_mel((0.05 * sound / max(sound.std(), 1e-9)).astype(np.float32)).T)
+    return np.asarray(columns / max(float(np.sqrt((columns**2).mean())), 1e-6), np.float32)

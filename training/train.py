@@ -18,9 +18,9 @@ from engines.face_mesh import FaceModel, face_model
 from engines.networks.audio_features import AudioFeatures
 from engines.networks.ddim import PREFIX, TRAINING_STEPS, Ddim, DdimConfig, signal_shares
 from engines.networks.denoiser import Denoiser, DenoiserConfig
-from engines.profile import EMBEDDED, Parts
+from engines.profile import AS_MADE, EMBEDDED, Parts
 from engines.talkers import sampler_of
-from training.batches import Batch, Batches, Silences
+from training.batches import SILENCES, Batch, Batches
 from training.corpus import Item, measuring_matrix, mouth_numbers
 from training.generate import TorchWindow, features_of, silent_feature, stream, torch_encoder
 from training.loop import Plan, Run, learn, products, weights_of
@@ -42,9 +42,9 @@ class Recipe(Plan):
     sampling: DdimConfig = SAMPLING
     mix: dict[str, float] = field(default_factory=lambda: {"grid_s1": 0.20, "lrcar": 0.55, "clips": 0.25})
     frames: int = 860  # in a batch
-    silences: Silences = field(default_factory=Silences)
+    silences: float = SILENCES  # share of windows with a stretch in which nobody speaks
     deaf: float = 0.12  # share of windows without sound, for guidance
-    lips: tuple[float, float, float] = (1.0, 1.5, 1.0)  # opening, width, jaw
+    lips: tuple[float, float, float] = (1.0, 1.25, 1.0)  # opening, width, jaw
     velocity: float = 0.5
     half: bool = True  # bfloat16 products
     guidance: tuple[float, float] = (2.1, 1.0)  # (mouth, rest), for choosing checkpoints
@@ -253,7 +253,7 @@ class Chooser:
         sampling = self.recipe.sampling
         loop = Ddim(model.denoiser, sampling, context_shares(self.face, sampling.context_time or 0))
         guidance, temperature = Parts(*self.recipe.guidance), Parts(*self.recipe.temperature)
-        settings = replace(EMBEDDED, guidance=guidance, temperature=temperature)
+        settings = replace(EMBEDDED, guidance=guidance, temperature=temperature, rescale=AS_MADE)
         sampler = sampler_of(TorchWindow(loop), self.face, settings)
         figures: dict[str, float] = {}
         for name, items in self.groups.items():
