@@ -13,6 +13,7 @@ from engines.audio import log_mel, mel_windows
 from engines.face_mesh import face_model
 from engines.media import load_speech
 from engines.profile import EMBEDDED
+from engines.recurrent import LARGEST_PRODUCT, product
 from engines.sampler import Quiet
 from engines.talkers import open_talker
 from engines.types import FPS, SPEECH_RATE, FloatArray, Identity, WeightsError
@@ -84,6 +85,12 @@ def test_ticks_one_by_one_give_what_all_at_once_give() -> None:
     np.testing.assert_array_equal(single, whole)
     np.testing.assert_array_equal(state.memory, after.memory)
     assert (state.left, state.loudest) == (after.left, after.loudest)
+
+
+def test_a_large_product_is_that_of_its_pieces() -> None:
+    row, weights = RNG.standard_normal(1600).astype(np.float32), RNG.standard_normal((1600, 600)).astype(np.float32)
+    assert weights.size > 2 * LARGEST_PRODUCT
+    np.testing.assert_allclose(product(row, weights), row @ weights, rtol=1e-4, atol=1e-3)
 
 
 def test_speech_goes_on_between_words() -> None:
